@@ -1,0 +1,430 @@
+/**
+ * @file The device as everything above sees it: buffers from a pool, dispatches recorded into one encoder and one pass,
+ * a submit when a value is wanted. Knows nothing of tensors. Dawn reports most failures beside the call that caused
+ * them and then carries on with old values, so nothing read back here is believed before three things hold: no error
+ * scope caught anything, the device is not lost, and the counter that the submit's last dispatch writes has the number
+ * of that submit.
+ */
+import { DeviceError } from "../errors.ts";
+import { BufferPool, firstLine, PooledBuffer, type PoolStats, STORAGE } from "./pool.ts";
+import { formatCompilation, type ShaderSources, type Tile, withTile } from "./shaders.ts";
+
+/** A range of a buffer; `byteOffset` is a multiple of 256 (WebGPU's storage alignment) when it is bound. */
+export interface View {
+  readonly buffer: PooledBuffer;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
+export interface AdapterReport {
+  /** As the driver names it. */
+  name: string;
+  kind: "hardware" | "software" | "bundled";
+  driver: string;
+  features: string[];
+  limits: Record<string, number>;
+  /** 0 where the adapter has no subgroups. */
+  subgroupSize: number;
+}
+
+export type Grid = readonly [number, number, number];
+
+export interface Dispatch {
+  /** What errors call it, e.g. "layerNorm.forward". */
+  op: string;
+  /** File in shaders/, without ".wgsl". */
+  shader: string;
+  entry: string;
+  /** WGSL `override` values. */
+  constants?: Readonly<Record<string, number>>;
+  /** Replacements for the shader's tile lines. */
+  tile?: Tile;
+  /** In @binding order of @group(0). */
+  bindings: readonly View[];
+  /** At most 16 words for `var<immediate>`: u32 values, or `f32(x)`. */
+  params: readonly number[];
+  grid: Grid;
+}
+
+interface Pipeline {
+  readonly id: number;
+  readonly raw: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+}
+
+const BITS = new DataView(new ArrayBuffer(4));
+
+/** The bits of a float32 as a u32 word for `params`. */
+export function f32(x: number): number {
+  BITS.setFloat32(0, x);
+  return BITS.getUint32(0);
+}
+
+/** `n` workgroups over x and y, each dimension within WebGPU's 65,535. Shaders compute w = x + y · num_workgroups.x. */
+export function grid(n: number): Grid {
+  const limit = 65535;
+  if (n <= limit) return [Math.max(1, n), 1, 1];
+  const y = Math.ceil(n / limit);
+  return [Math.ceil(n / y), y, 1];
+}
+
+/** Dispatches recorded before a submit happens by itself, so that the GPU starts early and memory of Dawn's stays small. */
+const FLUSH_AFTER = 1024;
+const MAX_BIND_GROUPS = 8192;
+
+export class Gpu {
+  readonly adapter: AdapterReport;
+  readonly device: GPUDevice;
+  readonly #pool: BufferPool;
+  readonly #sources: ShaderSources;
+  /** What `create()` returned: garbage-collected before `destroy()`, it takes the whole process with it. */
+  readonly instance: unknown;
+  #encoder: GPUCommandEncoder | undefined;
+  #pass: GPUComputePassEncoder | undefined;
+  #dispatches = 0;
+  #submits = 0;
+  #pipelines = new Map<string, Pipeline>();
+  #bindGroups = new Map<string, GPUBindGroup>();
+  #scopes: Set<PooledBuffer>[] = [];
+  #fatal: DeviceError | undefined;
+  #pending = new Set<Promise<void>>();
+  #ticket: PooledBuffer;
+  #words = new Uint32Array(16);
+  /** Called after every dispatch; the hunt for the first non-finite output uses it. */
+  afterDispatch: ((dispatch: Dispatch) => void) | undefined;
+  /** Since the last `resetCounters`: dispatches recorded and submits made. */
+  readonly counters = { dispatches: 0, submits: 0 };
+
+  constructor(instance: unknown, device: GPUDevice, adapter: AdapterReport, sources: ShaderSources) {
+    this.instance = instance;
+    this.device = device;
+    this.adapter = adapter;
+    this.#sources = sources;
+    this.#pool = new BufferPool(device, device.limits.maxBufferSize);
+    device.addEventListener("uncapturederror", (event) => {
+      this.#fail(new DeviceError(`WebGPU: ${(event as GPUUncapturedErrorEvent).error.message}`));
+    });
+    device.lost.then((info) => {
+      if (info.reason === "destroyed") return;
+      this.#fail(
+        new DeviceError(
+          `the device was lost (${firstLine(info.message) || info.reason}). Start again, or choose another adapter with PRIORWORK_ADAPTER.`,
+        ),
+      );
+    });
+    this.#ticket = new PooledBuffer(-1, device.createBuffer({ label: "ticket", size: 256, usage: STORAGE }), 256);
+  }
+
+  get stats(): Readonly<PoolStats> {
+    return this.#pool.stats;
+  }
+
+  resetPeak(): void {
+    this.#pool.resetPeak();
+  }
+
+  // ---- memory
+
+  /** A buffer of at least `bytes` (and 16) bytes, contents undefined; it belongs to the innermost open scope, if any. */
+  allocate(bytes: number, operation = "allocate"): PooledBuffer {
+    this.check();
+    const buffer = this.#pool.allocate(Math.max(16, bytes), operation, (error) => this.#fail(error));
+    this.#scopes.at(-1)?.add(buffer);
+    return buffer;
+  }
+
+  release(buffer: PooledBuffer): void {
+    this.keep(buffer);
+    this.#pool.release(buffer);
+  }
+
+  /** Takes a buffer out of every scope: from now on it lives until somebody releases it. */
+  keep(buffer: PooledBuffer): void {
+    for (const scope of this.#scopes) scope.delete(buffer);
+  }
+
+  /** Hands a buffer of the innermost scope to the scope around it (into the caller's hands where there is none). */
+  promote(buffer: PooledBuffer): void {
+    if (this.#scopes.at(-1)?.delete(buffer)) this.#scopes.at(-2)?.add(buffer);
+  }
+
+  /** Runs `body`; buffers allocated in it and not kept go back to the pool when it ends. Synchronous by design. */
+  scope<T>(body: () => T): T {
+    const owned = new Set<PooledBuffer>();
+    this.#scopes.push(owned);
+    try {
+      const result = body();
+      if (result instanceof Promise) {
+        throw new TypeError("a scope is synchronous: its function returned a Promise, which would outlive its buffers");
+      }
+      return result;
+    } finally {
+      this.#scopes.pop();
+      for (const buffer of owned) this.#pool.release(buffer);
+    }
+  }
+
+  /** Frees what the pool holds idle. */
+  trim(): void {
+    this.flush();
+    if (this.#pool.trim().length > 0) this.#bindGroups.clear();
+  }
+
+  // ---- recording
+
+  dispatch(d: Dispatch): void {
+    this.check();
+    const limit = this.device.limits.maxComputeWorkgroupsPerDimension;
+    if (d.grid.some((n) => n < 1 || n > limit || !Number.isInteger(n))) {
+      throw new DeviceError(
+        `${d.op}: ${d.grid.join("×")} workgroups; each dimension must be within 1 … ${limit}.`,
+        d.op,
+      );
+    }
+    if (d.params.length > 16) throw new DeviceError(`${d.op}: ${d.params.length} parameter words; at most 16.`, d.op);
+    const pipeline = this.#pipeline(d);
+    const group = this.#bindGroup(pipeline, d);
+    const pass = this.#begin();
+    for (const view of d.bindings) view.buffer.usedBy = this.#submits;
+    pass.setPipeline(pipeline.raw);
+    pass.setBindGroup(0, group);
+    if (d.params.length > 0) {
+      for (let i = 0; i < d.params.length; i++) this.#words[i] = d.params[i] as number;
+      pass.setImmediates(0, this.#words.subarray(0, d.params.length));
+    }
+    pass.dispatchWorkgroups(d.grid[0], d.grid[1], d.grid[2]);
+    this.counters.dispatches++;
+    this.afterDispatch?.(d);
+    if (++this.#dispatches >= FLUSH_AFTER) this.flush();
+  }
+
+  /** Copies `from.byteLength` bytes; ranges of one buffer may not overlap. */
+  copy(from: View, to: View): void {
+    this.#copyEncoder(from, to).copyBufferToBuffer(
+      from.buffer.raw,
+      from.byteOffset,
+      to.buffer.raw,
+      to.byteOffset,
+      pad4(from.byteLength),
+    );
+  }
+
+  /** Zero bytes. */
+  clear(view: View): void {
+    this.#copyEncoder(view).clearBuffer(view.buffer.raw, view.byteOffset, pad4(view.byteLength));
+  }
+
+  /** Uploads to the start of the view, after everything that was recorded before. Byte length: a multiple of 4. */
+  write(view: View, data: Float32Array | Uint32Array | Uint8Array): void {
+    this.check();
+    if (data.byteLength > view.byteLength)
+      throw new RangeError(`write: ${data.byteLength} bytes into ${view.byteLength}`);
+    // queue.writeBuffer overtakes an encoder that is still open.
+    if (view.buffer.usedBy === this.#submits) this.flush();
+    this.device.queue.writeBuffer(
+      view.buffer.raw,
+      view.byteOffset,
+      data.buffer as ArrayBuffer,
+      data.byteOffset,
+      data.byteLength,
+    );
+  }
+
+  /** Submits what is recorded; returns at once. Failures surface at the next `check`, `read` or `settle`. */
+  flush(): void {
+    if (!this.#encoder) return;
+    const encoder = this.#encoder;
+    this.#submits++;
+    const pipeline = this.#pipeline({
+      op: "gpu.ticket",
+      shader: "ticket",
+      entry: "write",
+      bindings: [],
+      params: [],
+      grid: [1, 1, 1],
+    });
+    const pass = this.#pass ?? encoder.beginComputePass();
+    pass.setPipeline(pipeline.raw);
+    pass.setBindGroup(
+      0,
+      this.#bindGroupOf(pipeline, [{ buffer: this.#ticket, byteOffset: 0, byteLength: 4 }], "gpu.ticket"),
+    );
+    this.#words[0] = this.#submits;
+    pass.setImmediates(0, this.#words.subarray(0, 1));
+    pass.dispatchWorkgroups(1);
+    pass.end();
+    this.#encoder = this.#pass = undefined;
+    this.#dispatches = 0;
+    this.counters.submits++;
+    this.#guarded("submit", () => this.device.queue.submit([encoder.finish()]));
+  }
+
+  /**
+   * The view's bytes once everything recorded so far has run. Throws DeviceError if any of it did not happen.
+   */
+  async read(view: View): Promise<ArrayBuffer> {
+    this.check();
+    this.flush();
+    const expected = this.#submits;
+    const bytes = pad4(view.byteLength);
+    // The ticket travels in the same copy, so that value and proof are of one moment.
+    const staging = this.device.createBuffer({ label: "read", size: bytes + 4, usage: 0x01 | 0x08 });
+    const encoder = this.device.createCommandEncoder();
+    if (bytes > 0) encoder.copyBufferToBuffer(view.buffer.raw, view.byteOffset, staging, 0, bytes);
+    encoder.copyBufferToBuffer(this.#ticket.raw, 0, staging, bytes, 4);
+    this.#guarded("read", () => this.device.queue.submit([encoder.finish()]));
+    try {
+      await staging.mapAsync(0x01);
+      await Promise.all(this.#pending);
+      this.check();
+      const mapped = staging.getMappedRange();
+      const ticket = new Uint32Array(mapped.slice(bytes))[0] as number;
+      if (ticket < expected) {
+        throw new DeviceError(
+          `the GPU dropped submit ${expected} (its counter says ${ticket}): nothing computed in it happened.`,
+        );
+      }
+      return mapped.slice(0, view.byteLength);
+    } catch (error) {
+      this.check();
+      if (error instanceof DeviceError) throw error;
+      throw new DeviceError(`reading from the device failed: ${firstLine(String(error))}`, "read", { cause: error });
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  /** Waits for the GPU and throws if anything recorded so far failed. */
+  async settle(): Promise<void> {
+    await this.read({ buffer: this.#ticket, byteOffset: 0, byteLength: 4 });
+  }
+
+  /** Throws what went wrong, if anything did. Asked before a loss, a weight or a checkpoint is believed. */
+  check(): void {
+    if (this.#fatal) throw this.#fatal;
+  }
+
+  /** Ends the device. Nothing of it may be used afterwards. */
+  destroy(): void {
+    this.#fatal ??= new DeviceError("this device was closed");
+    this.device.destroy();
+    this.#pipelines.clear();
+    this.#bindGroups.clear();
+  }
+
+  // ---- inside
+
+  #fail(error: DeviceError): void {
+    this.#fatal ??= error;
+  }
+
+  /** Runs `body` inside a validation scope whose verdict is awaited before anything is believed. */
+  #guarded(operation: string, body: () => void): void {
+    this.device.pushErrorScope("validation");
+    body();
+    this.#await(
+      this.device.popErrorScope().then((error) => {
+        if (error) this.#fail(new DeviceError(`${operation}: ${error.message}`, operation));
+      }),
+    );
+  }
+
+  #await(promise: Promise<void>): void {
+    const settled = promise.catch(() => {}).finally(() => this.#pending.delete(settled));
+    this.#pending.add(settled);
+  }
+
+  #open(): GPUCommandEncoder {
+    this.#encoder ??= this.device.createCommandEncoder();
+    return this.#encoder;
+  }
+
+  #begin(): GPUComputePassEncoder {
+    this.#pass ??= this.#open().beginComputePass();
+    return this.#pass;
+  }
+
+  #copyEncoder(...views: View[]): GPUCommandEncoder {
+    this.check();
+    const encoder = this.#open();
+    this.#pass?.end();
+    this.#pass = undefined;
+    for (const view of views) view.buffer.usedBy = this.#submits;
+    return encoder;
+  }
+
+  #pipeline(d: Dispatch): Pipeline {
+    const key = pipelineKey(d);
+    const known = this.#pipelines.get(key);
+    if (known) return known;
+    const text = this.#sources.get(d.shader);
+    if (text === undefined) throw new Error(`shaders/${d.shader}.wgsl does not exist`);
+    const source = withTile(text, d.tile ?? {}, d.shader);
+    this.device.pushErrorScope("validation");
+    const module = this.device.createShaderModule({ label: d.shader, code: source });
+    const raw = this.device.createComputePipeline({
+      label: d.op,
+      layout: "auto",
+      compute: { module, entryPoint: d.entry, ...(d.constants ? { constants: { ...d.constants } } : {}) },
+    });
+    this.#await(
+      this.device.popErrorScope().then(async (error) => {
+        if (!error) return;
+        const info = await module.getCompilationInfo();
+        const shown = formatCompilation(source, info.messages) || error.message;
+        this.#fail(new DeviceError(`${d.op}: shaders/${d.shader}.wgsl does not compile\n${shown}`, d.op));
+      }),
+    );
+    const pipeline = { id: this.#pipelines.size, raw, layout: raw.getBindGroupLayout(0) };
+    this.#pipelines.set(key, pipeline);
+    return pipeline;
+  }
+
+  #bindGroup(pipeline: Pipeline, d: Dispatch): GPUBindGroup {
+    return this.#bindGroupOf(pipeline, d.bindings, d.op);
+  }
+
+  #bindGroupOf(pipeline: Pipeline, views: readonly View[], op: string): GPUBindGroup {
+    let key = `${pipeline.id}`;
+    const limit = this.device.limits.maxStorageBufferBindingSize;
+    for (const v of views) key += `|${v.buffer.id},${v.byteOffset},${bindingSize(v, limit)}`;
+    const known = this.#bindGroups.get(key);
+    if (known) return known;
+    const entries = views.map((view, binding) => {
+      if (!view.buffer.live) throw new DeviceError(`${op}: binding ${binding} was released before it was used.`, op);
+      const size = bindingSize(view, limit);
+      if (size > limit) {
+        throw new DeviceError(`${op}: binding ${binding} has ${size} bytes; this adapter binds at most ${limit}.`, op);
+      }
+      return { binding, resource: { buffer: view.buffer.raw, offset: view.byteOffset, size } };
+    });
+    let group: GPUBindGroup | undefined;
+    this.#guarded(op, () => {
+      group = this.device.createBindGroup({ label: op, layout: pipeline.layout, entries });
+    });
+    if (this.#bindGroups.size >= MAX_BIND_GROUPS) this.#bindGroups.clear();
+    this.#bindGroups.set(key, group as unknown as GPUBindGroup);
+    return group as unknown as GPUBindGroup;
+  }
+}
+
+/**
+ * A view at the start of a buffer binds all of it, so that batches of different sizes share their bind groups; a slice
+ * binds itself, up to a multiple of 16 bytes, so that a vec4 sees its last element.
+ */
+function bindingSize(view: View, limit: number): number {
+  const { buffer, byteOffset, byteLength } = view;
+  if (byteOffset === 0 && buffer.bytes <= limit) return buffer.bytes;
+  return Math.min(Math.max(16, Math.ceil(byteLength / 16) * 16), buffer.bytes - byteOffset);
+}
+
+function pipelineKey(d: Dispatch): string {
+  let key = `${d.shader}:${d.entry}`;
+  for (const name in d.constants) key += `;${name}=${d.constants[name]}`;
+  for (const name in d.tile) key += `;${name}:${d.tile[name]}`;
+  return key;
+}
+
+function pad4(bytes: number): number {
+  return Math.ceil(bytes / 4) * 4;
+}

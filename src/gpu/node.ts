@@ -1,0 +1,256 @@
+/**
+ * @file The device in Node: reads the shader folder, and chooses an adapter aloud. The chain is real GPU → software
+ * Vulkan of the system (Mesa's lavapipe) → the SwiftShader library inside the npm package `@sparticuz/chromium`, which
+ * runs where there is no Vulkan at all (linux-x64). PRIORWORK_ADAPTER overrides: hardware | software | bundled | a part
+ * of an adapter's name. One of the few files that touch Node.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { fileURLToPath } from "node:url";
+import { createBrotliDecompress } from "node:zlib";
+import { DeviceError, InputError } from "../errors.ts";
+import { type AdapterReport, Gpu } from "./gpu.ts";
+import type { ShaderSources } from "./shaders.ts";
+
+/** What was asked for an adapter, and why it was or was not taken. */
+export interface Attempt {
+  name: string;
+  taken: boolean;
+  reason: string;
+}
+
+export interface OpenOptions {
+  /** As PRIORWORK_ADAPTER. */
+  adapter?: string | undefined;
+  /** Further Dawn toggles, e.g. "disable_robustness" for a bench. */
+  toggles?: readonly string[];
+  /** Every attempt is told here, in order. */
+  onAttempt?: (attempt: Attempt) => void;
+}
+
+const ENABLED = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"];
+const DISABLED = ["timestamp_quantization"];
+const FEATURES = ["subgroups", "shader-f16", "timestamp-query", "chromium-experimental-subgroup-matrix"];
+
+const INSTALL =
+  "Install a GPU driver with Vulkan, or Mesa's software Vulkan (Debian 12: mesa-vulkan-drivers and libvulkan1 from bookworm-backports), or on linux-x64 run `npm install --include=optional`.";
+
+/** All of shaders/*.wgsl, by name. */
+export function readShaders(folder = fileURLToPath(new URL("../../shaders", import.meta.url))): ShaderSources {
+  const sources = new Map<string, string>();
+  for (const file of readdirSync(folder).sort()) {
+    if (file.endsWith(".wgsl")) sources.set(file.slice(0, -5), readFileSync(join(folder, file), "utf8"));
+  }
+  return sources;
+}
+
+/**
+ * Opens the best adapter there is. Throws DeviceError with every attempt and its reason when there is none, InputError
+ * when the one that was named is not there.
+ */
+export async function openGpu(options: OpenOptions = {}): Promise<Gpu> {
+  const wanted = options.adapter ?? process.env.PRIORWORK_ADAPTER ?? "";
+  const attempts: Attempt[] = [];
+  const note = (name: string, taken: boolean, reason: string) => {
+    const attempt = { name, taken, reason };
+    attempts.push(attempt);
+    options.onAttempt?.(attempt);
+  };
+  const toggles = [
+    `enable-dawn-features=${[...ENABLED, ...(options.toggles ?? [])].join(",")}`,
+    `disable-dawn-features=${DISABLED.join(",")}`,
+  ];
+  let dawn: Dawn;
+  try {
+    dawn = (await import("webgpu")) as unknown as Dawn;
+  } catch (error) {
+    throw new DeviceError(
+      `the package \`webgpu\` (Dawn) does not load here: ${message(error)}. Run npm install; it needs 64-bit Linux with glibc ≥ 2.34, macOS or Windows.`,
+      "open",
+      { cause: error },
+    );
+  }
+
+  if (wanted !== "bundled") {
+    const instance = dawn.create(toggles);
+    const adapter = await requestAdapter(instance);
+    if (!adapter) {
+      note("system", false, "no usable Vulkan, Metal or D3D12 driver was found on this system");
+    } else {
+      const software = isSoftware(adapter.info);
+      const name = adapterName(adapter.info);
+      const refusal = refuse(wanted, software, name);
+      if (refusal === undefined) {
+        try {
+          const gpu = await openAdapter(instance, adapter, software ? "software" : "hardware");
+          note(name, true, software ? "software adapter of the system" : "GPU");
+          return gpu;
+        } catch (error) {
+          note(name, false, message(error));
+        }
+      } else {
+        note(name, false, refusal);
+      }
+    }
+  }
+  if (wanted === "" || wanted === "bundled" || "swiftshader".includes(wanted.toLowerCase())) {
+    try {
+      await loadBundledVulkan();
+      const instance = dawn.create(toggles);
+      const adapter = await requestAdapter(instance);
+      if (!adapter) throw new Error("Dawn found no adapter in it");
+      const gpu = await openAdapter(instance, adapter, "bundled");
+      note(
+        adapterName(adapter.info),
+        true,
+        "SwiftShader from the package @sparticuz/chromium: works everywhere on linux-x64, about 5× slower than lavapipe",
+      );
+      return gpu;
+    } catch (error) {
+      note("bundled SwiftShader", false, message(error));
+    }
+  }
+  const tried = attempts.map((a) => `${a.name}: ${a.reason}`).join("; ");
+  if (wanted !== "") {
+    const known = ["hardware", "software", "bundled"].includes(wanted);
+    const text = `PRIORWORK_ADAPTER=${wanted}: no such adapter here (${tried}). Choose hardware, software, bundled or a part of an adapter's name; \`priorwork doctor\` lists them.`;
+    throw known ? new DeviceError(text, "open") : new InputError(text);
+  }
+  throw new DeviceError(`no adapter: ${tried}. ${INSTALL}`, "open");
+}
+
+interface Dawn {
+  create(options: string[]): GPU;
+}
+
+function refuse(wanted: string, software: boolean, name: string): string | undefined {
+  if (wanted === "" || wanted === (software ? "software" : "hardware")) return undefined;
+  if (wanted === "hardware") return "a software adapter, and PRIORWORK_ADAPTER=hardware asks for a GPU";
+  if (wanted === "software") return "a GPU, and PRIORWORK_ADAPTER=software asks for a software adapter";
+  return name.toLowerCase().includes(wanted.toLowerCase()) ? undefined : `its name does not contain "${wanted}"`;
+}
+
+async function requestAdapter(instance: GPU): Promise<GPUAdapter | null> {
+  try {
+    return await instance.requestAdapter({ powerPreference: "high-performance" });
+  } catch {
+    return null;
+  }
+}
+
+function isSoftware(info: GPUAdapterInfo): boolean {
+  return /llvmpipe|lavapipe|swiftshader|software|basic render/i.test(
+    `${info.vendor} ${info.architecture} ${info.device} ${info.description}`,
+  );
+}
+
+function adapterName(info: GPUAdapterInfo): string {
+  return info.device || info.description || info.vendor || "unnamed adapter";
+}
+
+async function openAdapter(instance: GPU, adapter: GPUAdapter, kind: AdapterReport["kind"]): Promise<Gpu> {
+  const features = FEATURES.filter((f) => adapter.features.has(f as GPUFeatureName));
+  const limits = numbers(adapter.limits as unknown as Record<string, number>);
+  const device = await adapter.requestDevice({
+    requiredFeatures: features as GPUFeatureName[],
+    requiredLimits: limits,
+  });
+  const info = adapter.info;
+  return new Gpu(
+    instance,
+    device,
+    {
+      name: adapterName(info),
+      kind,
+      driver: info.description,
+      features,
+      limits,
+      subgroupSize: features.includes("subgroups") ? fixedSubgroupSize(info) : 0,
+    },
+    readShaders(),
+  );
+}
+
+/** 0 where the size may vary from dispatch to dispatch: our kernels want it known. */
+function fixedSubgroupSize(info: GPUAdapterInfo): number {
+  const size = info.subgroupMinSize ?? 0;
+  return size === info.subgroupMaxSize ? size : 0;
+}
+
+/** The limits as plain numbers; they live on the prototype, so a spread would miss them. */
+function numbers(limits: Record<string, number>): Record<string, number> {
+  const found: Record<string, number> = {};
+  // maxImmediateSize is fixed and may not be requested.
+  for (const key in limits) {
+    const value = limits[key];
+    if (typeof value === "number" && key !== "maxImmediateSize") found[key] = value;
+  }
+  return found;
+}
+
+/** Keeps the libraries loaded for the life of the process. */
+const loaded: unknown[] = [];
+
+/** Unpacks SwiftShader and its Vulkan loader beside the user's other caches and loads the loader into this process. */
+async function loadBundledVulkan(): Promise<void> {
+  if (process.platform !== "linux" || process.arch !== "x64") {
+    throw new Error(`it is for linux-x64 only, and this is ${process.platform}-${process.arch}`);
+  }
+  if (loaded.length > 0) return;
+  const require = createRequire(import.meta.url);
+  let archive: string;
+  let koffi: { load(path: string): unknown };
+  try {
+    // The package's entry is build/cjs/index.cjs; the archive lies in bin/.
+    archive = join(dirname(require.resolve("@sparticuz/chromium")), "../../bin/swiftshader.tar.br");
+    koffi = require("koffi");
+  } catch {
+    throw new Error("its optional packages are not installed (npm install --include=optional)");
+  }
+  const folder = await unpack(archive);
+  const manifest = join(folder, "vk_swiftshader_icd.json");
+  process.env.VK_DRIVER_FILES = manifest;
+  process.env.VK_ICD_FILENAMES = manifest;
+  loaded.push(koffi.load(join(folder, "libvulkan.so.1")));
+}
+
+/** The archive's three files, in a folder of the user's own that is named by the archive's hash; unpacked once. */
+async function unpack(archive: string): Promise<string> {
+  const bytes = readFileSync(archive);
+  const hash = createHash("sha256").update(bytes).digest("hex").slice(0, 16);
+  const caches = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
+  const folder = join(caches, "priorwork", `swiftshader-${hash}`);
+  if (existsSync(join(folder, "vk_swiftshader_icd.json"))) return folder;
+  const { extract } = (await import("tar-stream")) as typeof import("tar-stream");
+  const partial = `${folder}.${process.pid}`;
+  mkdirSync(partial, { recursive: true, mode: 0o700 });
+  const untar = extract();
+  untar.on("entry", (header, stream, next) => {
+    const chunks: Buffer[] = [];
+    stream.on("data", (chunk: unknown) => chunks.push(chunk as Buffer));
+    stream.on("end", () => {
+      const name = header.name.split("/").at(-1) ?? "";
+      if (header.type === "file" && /^[\w.]+$/.test(name))
+        writeFileSync(join(partial, name), Buffer.concat(chunks), { mode: 0o700 });
+      next();
+    });
+  });
+  await pipeline(Readable.from([bytes]), createBrotliDecompress(), untar);
+  try {
+    renameSync(partial, folder);
+  } catch (error) {
+    rmSync(partial, { recursive: true, force: true });
+    // Another process may have finished first.
+    if (!existsSync(join(folder, "vk_swiftshader_icd.json"))) throw error;
+  }
+  return folder;
+}
+
+function message(error: unknown): string {
+  return (error instanceof Error ? error.message : String(error)).split("\n", 1)[0] ?? "";
+}

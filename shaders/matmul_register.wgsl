@@ -1,0 +1,127 @@
+// Matrix product with results in registers and nothing shared between threads: C = A·B for the layouts NN (A [M, K],
+// B [K, N]), NT (B [N, K]) and TN (A [K, M]), plain or batched (grid z). Works on every adapter and for every size: the
+// layout is two pairs of strides. Thread (x, y) of a workgroup of 8 × 8 owns TM rows and 4 columns of C.
+// A row or column beyond the edge repeats the last one and is not stored, so nothing outside the arrays is read.
+
+// --- tile
+const TM = 4u;   // rows a thread
+// --- end
+
+struct P { m: u32, n: u32, k: u32, aRow: u32, aK: u32, bK: u32, bCol: u32, aBatch: u32, bBatch: u32, cBatch: u32 }
+var<immediate> p: P;
+
+override BIAS = false;
+override ACT = 0u;            // 0 none, 1 gelu, 2 gelu_tanh, 3 relu, 4 silu, 5 tanh
+override RESIDUAL = false;
+override ACCUMULATE = false;  // add to what C holds
+
+const LIMIT = 16777216u;      // a constant bound lets the compiler prove the loops finite
+
+@group(0) @binding(0) var<storage, read> a: array<f32>;         // [G, M, K], TN: [G, K, M]
+@group(0) @binding(1) var<storage, read> b: array<f32>;         // [G, K, N], NT: [G, N, K]
+@group(0) @binding(2) var<storage, read_write> c: array<f32>;   // [G, M, N]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;      // [N]
+@group(0) @binding(4) var<storage, read> residual: array<f32>;  // [M, N]
+@group(0) @binding(5) var<storage, read_write> u: array<f32>;   // [M, N], before the activation
+
+// --- activations
+// erf: below 1 an odd polynomial in x (minimax error 1.2e-9), above it 1 − exp(q(|x|)), q fitted to log erfc with the
+// weight erfc (1.0e-9); in f32 the whole is within 1.1e-7. NaN takes the first branch and stays NaN.
+fn erf_(x: vec4f) -> vec4f {
+  let s = x * x;
+  let small = x * (1.12837917 + s * (-0.376126271 + s * (0.112836002 + s * (-0.0268544457 + s * (0.0051895373 +
+    s * (-0.000802085710 + s * 0.0000788916861))))));
+  let m = min(abs(x), vec4f(4.0));  // 1 − erf(4) = 1.5e-8 is below half an ulp
+  let q = -0.000353718796 + m * (-1.12704004 + m * (-0.638225672 + m * (-0.103037373 + m * (0.0218053205 +
+    m * (-0.00293960786 + m * 0.000185574069)))));
+  return select(small, sign(x) * (1.0 - exp(q)), abs(x) > vec4f(1.0));
+}
+// tanh: the built-in may be off by 1e-5 and may overflow. Below 0.625 an odd polynomial (3.7e-9), above it from exp(−2|x|).
+fn tanh_(x: vec4f) -> vec4f {
+  let s = x * x;
+  let small = x * (1.0 + s * (-0.333332634 + s * (0.133311861 + s * (-0.0537252520 + s * (0.0206032 - s * 0.00567247149)))));
+  let e = exp(-2.0 * min(abs(x), vec4f(10.0)));
+  return select(small, sign(x) * (1.0 - e) / (1.0 + e), abs(x) > vec4f(0.625));
+}
+// x·Φ(x), Φ the normal distribution function (Hendrycks and Gimpel 2016).
+fn gelu(x: vec4f) -> vec4f { return 0.5 * x * (1.0 + erf_(x * 0.707106781)); }
+// Its approximation of the same paper: x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
+fn gelu_tanh(x: vec4f) -> vec4f { return 0.5 * x * (1.0 + tanh_(0.797884561 * (x + 0.044715 * x * x * x))); }
+// max would be free to turn NaN into 0.
+fn relu(x: vec4f) -> vec4f { return select(x, vec4f(0.0), x < vec4f(0.0)); }
+fn silu(x: vec4f) -> vec4f { return x / (1.0 + exp(-x)); }
+// --- end activations
+
+fn activate(x: vec4f) -> vec4f {
+  switch ACT {
+    case 1u: { return gelu(x); }
+    case 2u: { return gelu_tanh(x); }
+    case 3u: { return relu(x); }
+    case 4u: { return silu(x); }
+    case 5u: { return tanh_(x); }
+    default: { return x; }
+  }
+}
+
+fn biased(col: u32, x: vec4f) -> vec4f {
+  if (!BIAS) { return x; }
+  let last = p.n - 1u;
+  return x + vec4f(bias[col], bias[min(col + 1u, last)], bias[min(col + 2u, last)], bias[min(col + 3u, last)]);
+}
+
+// C at (row, col … col + 3) = activation(x) + residual, of those columns that exist.
+fn store(batch: u32, row: u32, col: u32, x: vec4f) {
+  if (row >= p.m) { return; }
+  let y = activate(x);
+  let at = batch * p.cBatch + row * p.n + col;
+  for (var j = 0u; j < 4u; j++) {
+    if (col + j >= p.n) { break; }
+    var v = y[j];
+    if (RESIDUAL) { v += residual[at + j]; }
+    if (ACCUMULATE) { v += c[at + j]; }
+    c[at + j] = v;
+  }
+}
+
+fn keep(row: u32, col: u32, x: vec4f) {
+  if (row >= p.m) { return; }
+  for (var j = 0u; j < 4u; j++) { if (col + j < p.n) { u[row * p.n + col + j] = x[j]; } }
+}
+
+fn product(batch: u32, row: u32, col: u32) -> array<vec4f, TM> {
+  var acc: array<vec4f, TM>;
+  var aAt: array<u32, TM>;
+  for (var i = 0u; i < TM; i++) { aAt[i] = batch * p.aBatch + min(row + i, p.m - 1u) * p.aRow; }
+  let last = p.n - 1u;
+  var bAt = batch * p.bBatch + min(vec4u(col, col + 1u, col + 2u, col + 3u), vec4u(last)) * p.bCol;
+  for (var k = 0u; k < LIMIT; k++) {
+    if (k >= p.k) { break; }
+    let y = vec4f(b[bAt.x], b[bAt.y], b[bAt.z], b[bAt.w]);
+    for (var i = 0u; i < TM; i++) { acc[i] += a[aAt[i] + k * p.aK] * y; }
+    bAt += p.bK;
+  }
+  return acc;
+}
+
+@compute @workgroup_size(8, 8)
+fn any(@builtin(global_invocation_id) id: vec3u) {
+  let row = id.y * TM;
+  let col = id.x * 4u;
+  if (row >= p.m || col >= p.n) { return; }
+  let acc = product(id.z, row, col);
+  for (var i = 0u; i < TM; i++) { store(id.z, row + i, col, biased(col, acc[i])); }
+}
+
+// The same, and A·B + bias is kept: the backward of the activation needs it.
+@compute @workgroup_size(8, 8)
+fn any_kept(@builtin(global_invocation_id) id: vec3u) {
+  let row = id.y * TM;
+  let col = id.x * 4u;
+  if (row >= p.m || col >= p.n) { return; }
+  let acc = product(id.z, row, col);
+  for (var i = 0u; i < TM; i++) {
+    let x = biased(col, acc[i]);
+    keep(row + i, col, x);
+    store(id.z, row + i, col, x);
+  }
+}

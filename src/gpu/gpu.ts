@@ -138,6 +138,11 @@ export class Gpu {
     this.#pool.release(buffer);
   }
 
+  /** Releases a buffer early if it belongs to an open scope; one that was kept is left alone. */
+  releaseScoped(buffer: PooledBuffer): void {
+    if (this.#scopes.some((scope) => scope.has(buffer))) this.release(buffer);
+  }
+
   /** Takes a buffer out of every scope: from now on it lives until somebody releases it. */
   keep(buffer: PooledBuffer): void {
     for (const scope of this.#scopes) scope.delete(buffer);

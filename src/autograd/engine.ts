@@ -1,0 +1,128 @@
+/**
+ * @file The engine: a device, a tape, and the scopes that say how long values live. `step` is a synchronous scope: what
+ * is made in it goes back to the pool when it ends, unless kept. Operations run in the order written and record their
+ * gradients' rules, as in PyTorch; nothing is traced or compiled, so the chain rule stays visible.
+ */
+import type { Gpu } from "../gpu/index.ts";
+import { empty, fromHost, type NdArray, sizeOf } from "../kernels/array.ts";
+import { type Rule, type TapeNode, walkBack } from "./tape.ts";
+import { type GradientSlot, Tensor } from "./tensor.ts";
+
+export class Engine {
+  readonly gpu: Gpu;
+  #tape: TapeNode[] = [];
+  #recording = true;
+
+  constructor(gpu: Gpu) {
+    this.gpu = gpu;
+  }
+
+  /**
+   * A value from the host's numbers. With `grad`, a leaf that collects its gradient: read it with `gradientOf` after
+   * `backward`. Inside `step` it lives as long as the step; outside, until `dispose`.
+   */
+  tensor(
+    data: Float32Array | readonly number[],
+    shape: readonly number[] = [data.length],
+    options: { grad?: boolean } = {},
+  ): Tensor {
+    const array = fromHost(this.gpu, data, shape, "f32");
+    return options.grad ? new Tensor(this, array, true, new OwnSlot(this.gpu, shape)) : new Tensor(this, array);
+  }
+
+  /** The gradient that `backward` left at a leaf made with `{ grad: true }`; zeros if none reached it. */
+  gradientOf(leaf: Tensor): NdArray {
+    if (!(leaf.slot instanceof OwnSlot)) throw new TypeError("gradientOf: not a leaf made with { grad: true }");
+    return leaf.slot.value();
+  }
+
+  /** Runs one step. Its values go back to the pool when it ends; a function that returns a Promise is an error. */
+  step<T>(body: () => T): T {
+    if (this.#tape.length > 0) throw new Error("step: another step is still open");
+    try {
+      return this.gpu.scope(body);
+    } finally {
+      this.#tape = [];
+    }
+  }
+
+  /** Runs `body` without recording gradients. */
+  noGrad<T>(body: () => T): T {
+    const before = this.#recording;
+    this.#recording = false;
+    try {
+      return body();
+    } finally {
+      this.#recording = before;
+    }
+  }
+
+  /** Where nothing is recorded: frees what `body` made, except what it returns. While recording, just runs it. */
+  tidy<T extends Tensor | readonly Tensor[]>(body: () => T): T {
+    if (this.#recording) return body();
+    return this.gpu.scope(() => {
+      const result = body();
+      for (const tensor of Array.isArray(result) ? result : [result]) this.gpu.promote((tensor as Tensor).array.buffer);
+      return result;
+    });
+  }
+
+  /**
+   * Records one operation: `array` is its result, `saved` further arrays it made and its rule needs. The rule may be
+   * left out; a gradient asked through it is then an error, never zeros.
+   */
+  record(
+    op: string,
+    inputs: readonly Tensor[],
+    array: NdArray,
+    rule: Rule | undefined,
+    saved: readonly NdArray[] = [],
+  ): Tensor {
+    const requiresGrad = this.#recording && inputs.some((input) => input.requiresGrad);
+    const output = new Tensor(this, array, requiresGrad);
+    if (requiresGrad) {
+      // A view (reshape) owns nothing: its buffer belongs to the node that made it.
+      const view = inputs.some((input) => input.array.buffer === array.buffer);
+      this.#tape.push({ op, inputs, output, owned: view ? saved : [array, ...saved], rule });
+    } else {
+      for (const extra of saved) this.gpu.releaseScoped(extra.buffer);
+    }
+    return output;
+  }
+
+  /** d loss / d leaf for every leaf, added to the leaves' slots. The tape is consumed. */
+  backward(loss: Tensor, seed?: NdArray): void {
+    if (!seed && loss.size !== 1)
+      throw new RangeError(`backward: the loss has shape [${loss.shape}]; give the gradient of each of its numbers`);
+    if (!loss.requiresGrad)
+      throw new Error("backward: this value does not depend on anything that requires a gradient");
+    walkBack(this.gpu, this.#tape, loss, seed);
+  }
+
+  /** Ends the device. */
+  close(): void {
+    this.gpu.destroy();
+  }
+}
+
+/** The slot of a leaf that belongs to no vector. */
+class OwnSlot implements GradientSlot {
+  readonly #gpu: Gpu;
+  readonly #shape: readonly number[];
+  #array: NdArray | undefined;
+
+  constructor(gpu: Gpu, shape: readonly number[]) {
+    this.#gpu = gpu;
+    this.#shape = shape;
+  }
+
+  next() {
+    const accumulate = this.#array !== undefined;
+    this.#array ??= empty(this.#gpu, this.#shape, "f32", "gradient");
+    return { array: this.#array, accumulate };
+  }
+
+  value(): NdArray {
+    return this.#array ?? fromHost(this.#gpu, new Float32Array(sizeOf(this.#shape)), this.#shape);
+  }
+}

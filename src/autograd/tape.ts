@@ -1,0 +1,129 @@
+/**
+ * @file The tape: what was computed, in order, and how gradients walk back over it. A node's rule receives the gradient
+ * of its output and one sink per input; it offers each sink a contribution. Contributions to one value are added; those
+ * to a slice of θ are written by the kernel itself where they belong. What a node made is released as soon as its rule
+ * has run: everything recorded later, hence everything that could still need it, has been walked already.
+ */
+import type { Gpu, PooledBuffer } from "../gpu/index.ts";
+import { empty, type Into, type NdArray } from "../kernels/array.ts";
+import { addInto, binary, fill } from "../kernels/elementwise.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** Where a rule puts the gradient of one input. */
+export interface Sink {
+  /** False when nothing upstream wants this gradient: the rule may skip its work. */
+  readonly needed: boolean;
+  /** Where a kernel should write the contribution, for slices of θ; undefined means a fresh array. */
+  into(): Into | undefined;
+  /** Hands over a contribution that this rule made (or that was written to `into()`). Dropped when not needed. */
+  give(array: NdArray): void;
+  /** `give(make(into()))`, if needed. */
+  accept(make: (into?: Into) => NdArray): void;
+  /** The gradient of the output itself, or a reshaping of it, without a copy. */
+  pass(dy: NdArray): void;
+}
+
+export type Rule = (dy: NdArray, sinks: readonly Sink[]) => void;
+
+export interface TapeNode {
+  readonly op: string;
+  readonly inputs: readonly Tensor[];
+  readonly output: Tensor;
+  /** Buffers made by this node: its output and what it saved. */
+  readonly owned: readonly NdArray[];
+  readonly rule: Rule | undefined;
+}
+
+/**
+ * Walks `tape` back from `loss`, whose own gradient is `seed` (1 by default), and leaves the gradients of leaves in their slots. Consumes
+ * the tape: a second walk over it is an error of the caller. Throws if a value that needs a gradient was made by an
+ * operation without a rule.
+ */
+export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArray): void {
+  const gradients = new Map<Tensor, NdArray>();
+  // How many values hold a gradient buffer: `pass` shares one between several.
+  const holders = new Map<PooledBuffer, number>();
+  const hold = (array: NdArray) => holders.set(array.buffer, (holders.get(array.buffer) ?? 0) + 1);
+  const drop = (array: NdArray) => {
+    const left = (holders.get(array.buffer) ?? 0) - 1;
+    if (left > 0) {
+      holders.set(array.buffer, left);
+    } else {
+      holders.delete(array.buffer);
+      gpu.releaseScoped(array.buffer);
+    }
+  };
+
+  /** Releases an array that nobody holds. */
+  const free = (array: NdArray) => {
+    if (!holders.has(array.buffer)) gpu.releaseScoped(array.buffer);
+  };
+
+  const add = (input: Tensor, array: NdArray) => {
+    const before = gradients.get(input);
+    if (!before) {
+      gradients.set(input, array);
+      hold(array);
+    } else if (holders.get(before.buffer) === 1) {
+      addInto(gpu, before, array.reshape(before.shape));
+      free(array);
+    } else {
+      const sum = binary(gpu, "add", before, array.reshape(before.shape));
+      gradients.set(input, sum);
+      hold(sum);
+      drop(before);
+      free(array);
+    }
+  };
+
+  const toSlot = (into: Into, array: NdArray) => {
+    if (array.buffer === into.array.buffer) return;
+    if (into.accumulate) addInto(gpu, into.array, array.reshape(into.array.shape));
+    else gpu.copy(array, into.array);
+    free(array);
+  };
+
+  const sinkOf = (input: Tensor): Sink => {
+    let target: Into | undefined;
+    const sink: Sink = {
+      needed: input.requiresGrad,
+      into() {
+        if (input.requiresGrad) target ??= input.slot?.next();
+        return target;
+      },
+      give(array) {
+        const into = sink.into();
+        if (!input.requiresGrad) free(array);
+        else if (into) toSlot(into, array);
+        else add(input, array);
+      },
+      accept(make) {
+        if (input.requiresGrad) sink.give(make(sink.into()));
+      },
+      pass(dy) {
+        if (input.requiresGrad) sink.give(dy);
+      },
+    };
+    return sink;
+  };
+
+  const one = seed ?? empty(gpu, loss.shape, "f32", "backward");
+  if (!seed) fill(gpu, one, 1);
+  gradients.set(loss, one);
+  hold(one);
+
+  for (let i = tape.length - 1; i >= 0; i--) {
+    const node = tape[i] as TapeNode;
+    const dy = gradients.get(node.output);
+    if (dy) {
+      if (!node.rule) throw new Error(`${node.op} has no backward, but a gradient is asked through it`);
+      node.rule(dy, node.inputs.map(sinkOf));
+      gradients.delete(node.output);
+      drop(dy);
+    }
+    for (const array of node.owned) {
+      if (array.buffer !== loss.array.buffer) gpu.releaseScoped(array.buffer);
+    }
+  }
+  tape.length = 0;
+}

@@ -57,12 +57,15 @@ export class Engine {
     }
   }
 
-  /** Where nothing is recorded: frees what `body` made, except what it returns. While recording, just runs it. */
-  tidy<T extends Tensor | readonly Tensor[]>(body: () => T): T {
-    if (this.#recording) return body();
+  /**
+   * Frees what `body` made, except what it returns, as far as no gradient needs it: a layer of an evaluation, or of a
+   * frozen encoder, leaves only its result behind.
+   */
+  tidy(body: () => Tensor): Tensor {
     return this.gpu.scope(() => {
       const result = body();
-      for (const tensor of Array.isArray(result) ? result : [result]) this.gpu.promote((tensor as Tensor).array.buffer);
+      if (result.requiresGrad) this.gpu.promoteAll();
+      else this.gpu.promote(result.array.buffer);
       return result;
     });
   }

@@ -153,6 +153,13 @@ export class Gpu {
     if (this.#scopes.at(-1)?.delete(buffer)) this.#scopes.at(-2)?.add(buffer);
   }
 
+  /** Hands everything in the innermost scope to the scope around it. */
+  promoteAll(): void {
+    const inner = this.#scopes.at(-1);
+    for (const buffer of inner ?? []) this.#scopes.at(-2)?.add(buffer);
+    inner?.clear();
+  }
+
   /** Runs `body`; buffers allocated in it and not kept go back to the pool when it ends. Synchronous by design. */
   scope<T>(body: () => T): T {
     const owned = new Set<PooledBuffer>();

@@ -1,0 +1,419 @@
+/**
+ * @file BERT in one file (Devlin, Chang, Lee, Toutanova 2019; parameter names and defaults as in Hugging Face's
+ * `BertModel`): embeddings, encoder layers, pooler; sequence classification on any readout; the pretraining heads.
+ * Batches are packed: N tokens of B sequences one after the other, `starts` [B+1], no padding and no attention mask.
+ * C channels, H heads, V vocabulary, F channels of the feed-forward layer, K labels.
+ */
+import { type Engine, Layout, ops, type SliceSpec, type Tensor, Theta } from "../autograd/index.ts";
+import type { PackedBatch } from "../data/batches.ts";
+import {
+  type AttentionPlan,
+  attentionPlan,
+  fromHost,
+  type GatherPlan,
+  gatherPlan,
+  type NdArray,
+} from "../kernels/index.ts";
+import type { BertConfig } from "./config.ts";
+import type { Readout } from "./readout.ts";
+
+/** The key of each dropout of the model, by its site; undefined means no dropout (evaluation). */
+export type DropoutKeys = (site: number) => readonly [number, number];
+
+// ---- parameters
+
+/** The encoder's slices in order of use. Query, key and value are one slice: one GEMM computes all three. */
+export function encoderSlices(config: BertConfig, pooler: boolean): SliceSpec[] {
+  const { hiddenSize: c, intermediateSize: f, vocabSize, maxPositions, typeVocabSize } = config;
+  const one = (name: string, shape: number[], group: string): SliceSpec => ({
+    key: name,
+    parameters: [{ name, shape }],
+    groups: ["encoder", group],
+  });
+  const norm = (prefix: string, group: string) => [
+    one(`${prefix}.weight`, [c], group),
+    one(`${prefix}.bias`, [c], group),
+  ];
+  const dense = (prefix: string, out: number, input: number, group: string) => [
+    one(`${prefix}.weight`, [out, input], group),
+    one(`${prefix}.bias`, [out], group),
+  ];
+  const slices = [
+    one("bert.embeddings.word_embeddings.weight", [vocabSize, c], "embeddings"),
+    one("bert.embeddings.position_embeddings.weight", [maxPositions, c], "embeddings"),
+    one("bert.embeddings.token_type_embeddings.weight", [typeVocabSize, c], "embeddings"),
+    ...norm("bert.embeddings.LayerNorm", "embeddings"),
+  ];
+  for (let i = 0; i < config.layers; i++) {
+    const group = `layer.${i}`;
+    const layer = `bert.encoder.layer.${i}`;
+    const threefold = (kind: "weight" | "bias", shape: number[]): SliceSpec => ({
+      key: `${layer}.attention.self.${kind}`,
+      parameters: ["query", "key", "value"].map((part) => ({ name: `${layer}.attention.self.${part}.${kind}`, shape })),
+      groups: ["encoder", group],
+    });
+    slices.push(
+      threefold("weight", [c, c]),
+      threefold("bias", [c]),
+      ...dense(`${layer}.attention.output.dense`, c, c, group),
+      ...norm(`${layer}.attention.output.LayerNorm`, group),
+      ...dense(`${layer}.intermediate.dense`, f, c, group),
+      ...dense(`${layer}.output.dense`, c, f, group),
+      ...norm(`${layer}.output.LayerNorm`, group),
+    );
+  }
+  if (pooler) slices.push(...dense("bert.pooler.dense", c, c, "pooler"));
+  return slices;
+}
+
+// ---- a batch on the device
+
+/** What the layers need of a packed batch, uploaded once a step. */
+export interface DeviceBatch {
+  words: GatherPlan;
+  positions: GatherPlan;
+  types: GatherPlan;
+  plan: AttentionPlan;
+  /** u32 [B+1] */
+  starts: NdArray;
+  /** u32 [B]: the row of each sequence's first token */
+  first: NdArray;
+}
+
+function upload(engine: Engine, config: BertConfig, batch: PackedBatch): DeviceBatch {
+  const { gpu } = engine;
+  return {
+    words: gatherPlan(gpu, batch.ids, config.vocabSize),
+    positions: gatherPlan(gpu, batch.positions, config.maxPositions),
+    types: gatherPlan(gpu, batch.typeIds, config.typeVocabSize),
+    plan: attentionPlan(gpu, batch.starts),
+    starts: fromHost(gpu, batch.starts),
+    first: fromHost(gpu, batch.starts.subarray(0, batch.sequences)),
+  };
+}
+
+// ---- the encoder
+
+/** Dropout sites: 0 the embeddings, 3i+1 … 3i+3 layer i (attention, its output, the feed-forward's), then the heads. */
+const SITES_PER_LAYER = 3;
+
+export class BertEncoder {
+  readonly engine: Engine;
+  readonly config: BertConfig;
+  readonly theta: Theta;
+  readonly hasPooler: boolean;
+
+  /** `heads`: the slices of whatever stands on the encoder; θ covers both. */
+  constructor(engine: Engine, config: BertConfig, heads: readonly SliceSpec[], pooler: boolean) {
+    this.engine = engine;
+    this.config = config;
+    this.hasPooler = pooler;
+    this.theta = new Theta(engine, new Layout([...encoderSlices(config, pooler), ...heads]));
+  }
+
+  /** Word + position + type, normalised: → [N, C]. */
+  embed(batch: DeviceBatch, keys?: DropoutKeys): Tensor {
+    const p = (name: string) => this.theta.tensor(`bert.embeddings.${name}`);
+    const x = ops.embeddingSum([
+      { table: p("word_embeddings.weight"), plan: batch.words },
+      { table: p("position_embeddings.weight"), plan: batch.positions },
+      { table: p("token_type_embeddings.weight"), plan: batch.types },
+    ]);
+    const y = ops.layerNorm(x, p("LayerNorm.weight"), p("LayerNorm.bias"), this.config.layerNormEps);
+    const { hiddenDropout } = this.config;
+    if (!keys || hiddenDropout === 0 || this.#frozen("bert.embeddings.LayerNorm.weight")) return y;
+    return ops.dropout(y, hiddenDropout, keys(0));
+  }
+
+  /** One encoder layer: x [N, C] → [N, C]. */
+  layer(i: number, x: Tensor, batch: DeviceBatch, keys?: DropoutKeys): Tensor {
+    const { heads, layerNormEps: eps, hiddenDropout, attentionDropout, hiddenAct } = this.config;
+    const prefix = `bert.encoder.layer.${i}`;
+    const p = (name: string) => this.theta.tensor(`${prefix}.${name}`);
+    const site = 1 + SITES_PER_LAYER * i;
+    // A frozen layer has no dropout inside it: it is knowledge held fixed.
+    const live = this.#frozen(`${prefix}.output.dense.weight`) ? undefined : keys;
+    // W·y + b + x: one kernel, unless a dropout stands between the product and the residual.
+    const addTo = (residual: Tensor, y: Tensor, name: string, offset: number) => {
+      const [weight, bias] = [p(`${name}.weight`), p(`${name}.bias`)];
+      if (!live || hiddenDropout === 0) return ops.linear(y, weight, { bias, residual });
+      return ops.add(ops.dropout(ops.linear(y, weight, { bias }), hiddenDropout, live(site + offset)), residual);
+    };
+
+    const qkv = ops.linear(x, p("attention.self.weight"), { bias: p("attention.self.bias") }); // [N, 3C]
+    const context = ops.attention(qkv, batch.plan, {
+      heads,
+      ...(live && attentionDropout > 0 ? { dropout: { p: attentionDropout, key: live(site) } } : {}),
+    }); // [N, C]
+    const attended = ops.layerNorm(
+      addTo(x, context, "attention.output.dense", 1),
+      p("attention.output.LayerNorm.weight"),
+      p("attention.output.LayerNorm.bias"),
+      eps,
+    );
+    const hidden = ops.linear(attended, p("intermediate.dense.weight"), {
+      bias: p("intermediate.dense.bias"),
+      activation: hiddenAct,
+    }); // [N, F]
+    return ops.layerNorm(
+      addTo(attended, hidden, "output.dense", 2),
+      p("output.LayerNorm.weight"),
+      p("output.LayerNorm.bias"),
+      eps,
+    );
+  }
+
+  /**
+   * Outputs of the embeddings and of every layer, `states[0]` … `states[layers]`, each [N, C]. Those before the last
+   * `depth` are not kept (and are undefined) when no gradient needs them.
+   */
+  states(batch: DeviceBatch, keys?: DropoutKeys, depth = Number.POSITIVE_INFINITY): (Tensor | undefined)[] {
+    const { engine, config } = this;
+    const states: (Tensor | undefined)[] = [engine.tidy(() => this.embed(batch, keys))];
+    for (let i = 0; i < config.layers; i++) {
+      const x = states[i] as Tensor;
+      states.push(engine.tidy(() => this.layer(i, x, batch, keys)));
+      if (config.layers + 1 - i > depth && !(states[i + 1] as Tensor).requiresGrad) {
+        engine.gpu.releaseScoped(x.array.buffer);
+        states[i] = undefined;
+      }
+    }
+    return states;
+  }
+
+  /** tanh(W·x + b) of the first token's vector: x [B, C] → [B, C]. */
+  pooler(x: Tensor): Tensor {
+    const p = (name: string) => this.theta.tensor(`bert.pooler.dense.${name}`);
+    return ops.linear(x, p("weight"), { bias: p("bias"), activation: "tanh" });
+  }
+
+  /** A readout of a batch: → [B, width]. */
+  read(readout: Readout, packed: PackedBatch, keys?: DropoutKeys): Tensor {
+    const { engine } = this;
+    const batch = upload(engine, this.config, packed);
+    const states = this.states(batch, keys, readout.depth ?? 1);
+    return readout.apply({
+      last(k) {
+        const state = states[states.length - k];
+        if (!state)
+          throw new Error(
+            `readout ${readout.name}: layer ${k} from the end was not kept; its depth says ${readout.depth ?? 1}`,
+          );
+        return state;
+      },
+      cls: (x) => ops.rows(x, batch.first),
+      mean: (x) => ops.segmentMean(x, batch.starts),
+      max: (x) => ops.segmentMax(x, batch.starts),
+      pooler: (x) => this.pooler(x),
+    });
+  }
+
+  /** As `states`, for a batch of the host. */
+  hiddenStates(packed: PackedBatch): Tensor[] {
+    return this.states(upload(this.engine, this.config, packed)) as Tensor[];
+  }
+
+  /** Dropout at a site of the heads, counted from 0. */
+  headDropout(x: Tensor, p: number, head: number, keys?: DropoutKeys): Tensor {
+    const site = 1 + SITES_PER_LAYER * this.config.layers + head;
+    return keys && p > 0 ? ops.dropout(x, p, keys(site)) : x;
+  }
+
+  upload(packed: PackedBatch): DeviceBatch {
+    return upload(this.engine, this.config, packed);
+  }
+
+  #frozen(key: string): boolean {
+    return this.theta.isFrozen(this.theta.layout.slices[this.theta.layout.index(key)]!);
+  }
+}
+
+// ---- heads
+
+/** A linear head, or one hidden layer of H channels with GELU. */
+export type HeadSpec = "linear" | `mlp:${number}`;
+
+/** The head's slices. With the pooler and a linear head the names are Hugging Face's own. */
+export function headSlices(head: HeadSpec, readout: Readout, config: BertConfig, labels: number): SliceSpec[] {
+  const width = readout.width(config.hiddenSize, config.layers);
+  const dense = (prefix: string, out: number, input: number): SliceSpec[] => [
+    { key: `${prefix}.weight`, parameters: [{ name: `${prefix}.weight`, shape: [out, input] }], groups: ["head"] },
+    { key: `${prefix}.bias`, parameters: [{ name: `${prefix}.bias`, shape: [out] }], groups: ["head"] },
+  ];
+  if (head === "linear") return dense(headPrefix(head, readout), labels, width);
+  const hidden = Number(head.slice("mlp:".length));
+  return [...dense("priorwork.head.hidden", hidden, width), ...dense("priorwork.head.output", labels, hidden)];
+}
+
+function headPrefix(head: HeadSpec, readout: Readout): string {
+  if (head !== "linear") return "priorwork.head.output";
+  return readout.name === "pooler" ? "classifier" : "priorwork.head";
+}
+
+/** One label per sequence: readout → dropout → head. */
+export class BertForSequenceClassification {
+  readonly encoder: BertEncoder;
+  readonly readout: Readout;
+  readonly head: HeadSpec;
+  /** What the K classes are called. */
+  readonly labels: readonly string[];
+  /** Parameters that did not come with the checkpoint; their prior mean is 0. */
+  readonly newParameters = new Set<string>();
+
+  constructor(
+    engine: Engine,
+    config: BertConfig,
+    options: { labels: readonly string[]; readout: Readout; head: HeadSpec },
+  ) {
+    this.readout = options.readout;
+    this.head = options.head;
+    this.labels = options.labels;
+    const heads = headSlices(options.head, options.readout, config, options.labels.length);
+    this.encoder = new BertEncoder(engine, config, heads, options.readout.usesPooler ?? false);
+  }
+
+  get engine(): Engine {
+    return this.encoder.engine;
+  }
+
+  get theta(): Theta {
+    return this.encoder.theta;
+  }
+
+  get config(): BertConfig {
+    return this.encoder.config;
+  }
+
+  /** The readout's vectors: → [B, width]. */
+  features(batch: PackedBatch, keys?: DropoutKeys): Tensor {
+    return this.encoder.read(this.readout, batch, keys);
+  }
+
+  /** → [B, K]. */
+  logits(batch: PackedBatch, keys?: DropoutKeys): Tensor {
+    const { config, theta } = this;
+    const p = config.classifierDropout ?? config.hiddenDropout;
+    let x = this.encoder.headDropout(this.features(batch, keys), p, 0, keys);
+    if (this.head !== "linear") {
+      x = ops.linear(x, theta.tensor("priorwork.head.hidden.weight"), {
+        bias: theta.tensor("priorwork.head.hidden.bias"),
+        activation: "gelu",
+      });
+      x = this.encoder.headDropout(x, p, 1, keys);
+    }
+    const prefix = headPrefix(this.head, this.readout);
+    return ops.linear(x, theta.tensor(`${prefix}.weight`), { bias: theta.tensor(`${prefix}.bias`) });
+  }
+
+  /** −log p(y | x, θ) of every sequence, in nats: → [B]. The batch has labels. */
+  loss(batch: PackedBatch, keys?: DropoutKeys): { terms: Tensor; count: number; logits: Tensor } {
+    if (!batch.labels) throw new Error("loss: the batch has no labels");
+    const logits = this.logits(batch, keys);
+    const targets = fromHost(this.engine.gpu, batch.labels);
+    return { terms: ops.crossEntropy(logits, targets), count: batch.sequences, logits };
+  }
+
+  dispose(): void {
+    this.theta.dispose();
+  }
+}
+
+/** A packed batch of sentence pairs with masked tokens. */
+export interface PretrainingBatch extends PackedBatch {
+  /** Rows whose token is to be predicted, u32 [M]. */
+  maskedRows: Uint32Array;
+  /** The tokens that stood there, u32 [M]. */
+  maskedTargets: Uint32Array;
+  /** 0: the second sentence followed the first; 1: it did not. u32 [B]. */
+  nextSentence?: Uint32Array;
+}
+
+/** Slices of the pretraining heads; the decoder's weight is the word embeddings themselves. */
+export function pretrainingSlices(config: BertConfig, nextSentence: boolean): SliceSpec[] {
+  const { hiddenSize: c, vocabSize } = config;
+  const one = (name: string, shape: number[]): SliceSpec => ({
+    key: name,
+    parameters: [{ name, shape }],
+    groups: ["head"],
+  });
+  return [
+    one("cls.predictions.transform.dense.weight", [c, c]),
+    one("cls.predictions.transform.dense.bias", [c]),
+    one("cls.predictions.transform.LayerNorm.weight", [c]),
+    one("cls.predictions.transform.LayerNorm.bias", [c]),
+    one("cls.predictions.bias", [vocabSize]),
+    ...(nextSentence ? [one("cls.seq_relationship.weight", [2, c]), one("cls.seq_relationship.bias", [2])] : []),
+  ];
+}
+
+/** Masked-language-model and next-sentence heads, as BERT was pretrained. */
+export class BertForPreTraining {
+  readonly encoder: BertEncoder;
+  readonly newParameters = new Set<string>();
+  readonly hasNextSentence: boolean;
+
+  constructor(engine: Engine, config: BertConfig, { nextSentence = true } = {}) {
+    this.hasNextSentence = nextSentence;
+    this.encoder = new BertEncoder(engine, config, pretrainingSlices(config, nextSentence), nextSentence);
+  }
+
+  get engine(): Engine {
+    return this.encoder.engine;
+  }
+
+  get theta(): Theta {
+    return this.encoder.theta;
+  }
+
+  get config(): BertConfig {
+    return this.encoder.config;
+  }
+
+  /** Scores of the whole vocabulary at some rows: x [N, C], rows u32 [M] → [M, V]. */
+  predictions(x: Tensor, maskedRows: Uint32Array): Tensor {
+    const p = (name: string) => this.theta.tensor(`cls.predictions.${name}`);
+    const masked = ops.rows(x, fromHost(this.engine.gpu, maskedRows)); // [M, C]
+    const transformed = ops.linear(masked, p("transform.dense.weight"), {
+      bias: p("transform.dense.bias"),
+      activation: this.config.hiddenAct,
+    });
+    const normalised = ops.layerNorm(
+      transformed,
+      p("transform.LayerNorm.weight"),
+      p("transform.LayerNorm.bias"),
+      this.config.layerNormEps,
+    );
+    return ops.linear(normalised, this.theta.tensor("bert.embeddings.word_embeddings.weight"), { bias: p("bias") });
+  }
+
+  /** Mean masked-token NLL + mean next-sentence NLL, nats: `terms` [1], with its parts. */
+  loss(
+    batch: PretrainingBatch,
+    keys?: DropoutKeys,
+  ): {
+    terms: Tensor;
+    count: number;
+    mlm: Tensor;
+    nsp: Tensor | undefined;
+    predictions: Tensor;
+    relationship: Tensor | undefined;
+  } {
+    const { encoder, engine, theta } = this;
+    const device = encoder.upload(batch);
+    const x = encoder.states(device, keys, 1).at(-1) as Tensor;
+    const predictions = this.predictions(x, batch.maskedRows);
+    const mlm = ops.mean(ops.crossEntropy(predictions, fromHost(engine.gpu, batch.maskedTargets)));
+    if (!this.hasNextSentence || !batch.nextSentence)
+      return { terms: mlm, count: 1, mlm, nsp: undefined, predictions, relationship: undefined };
+    const pooled = encoder.pooler(ops.rows(x, device.first));
+    const relationship = ops.linear(pooled, theta.tensor("cls.seq_relationship.weight"), {
+      bias: theta.tensor("cls.seq_relationship.bias"),
+    });
+    const nsp = ops.mean(ops.crossEntropy(relationship, fromHost(engine.gpu, batch.nextSentence)));
+    return { terms: ops.add(mlm, nsp), count: 1, mlm, nsp, predictions, relationship };
+  }
+
+  dispose(): void {
+    this.theta.dispose();
+  }
+}

@@ -1,0 +1,99 @@
+// Rows of tables by number, and the gradient of that.
+//   gather, gatherSum2, gatherSum3   y[n] = Σ_j table_j[ids_j[n]]: BERT adds word, position and type in one pass
+//   sumRows                          out[job] = Σ of the source rows that a job lists
+// In the forward pass y[n] was a copy of table[id]; so dtable[id] = Σ over the n with ids[n] = id of dy[n]. Adding by
+// atomics would make the last bits a matter of luck. The host sorts instead: a job is one distinct id with its tokens in
+// order, one thread sums one column of one job. An id with many tokens (the type table: all of them) is cut into jobs
+// that sum into partial rows, and one more job that sums those (GatherPlan in embedding.ts).
+
+struct P { rows: u32, columns: u32, job: u32, accumulate: u32 }  // columns: in units of T
+var<immediate> p: P;
+
+// --- tile
+alias T = vec4f;  // f32 where the number of channels is no multiple of 4
+const PER = 4u;   // columns of a row per thread
+// --- end
+const LIMIT = 1048576u;
+
+@group(0) @binding(0) var<storage, read> ids: array<u32>;             // [N]
+@group(0) @binding(1) var<storage, read> table: array<T>;             // [V, C]
+@group(0) @binding(2) var<storage, read_write> y: array<T>;           // [N, C]
+
+/// First column and row of a thread: PER neighbouring columns, rows one after another.
+fn place(wid: vec3u, groups: vec3u, t: u32) -> vec2u {
+  let thread = (wid.x + wid.y * groups.x) * 64u + t;
+  let perRow = (p.columns + PER - 1u) / PER;
+  return vec2u((thread % perRow) * PER, thread / perRow);
+}
+
+@compute @workgroup_size(64)
+fn gather(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let at = place(wid, groups, t);
+  if (at.y >= p.rows) { return; }
+  let source = ids[at.y] * p.columns;
+  let goal = at.y * p.columns;
+  for (var i = 0u; i < PER; i++) {
+    let c = at.x + i;
+    if (c >= p.columns) { break; }
+    y[goal + c] = table[source + c];
+  }
+}
+
+@group(0) @binding(3) var<storage, read> ids2: array<u32>;            // [N]
+@group(0) @binding(4) var<storage, read> table2: array<T>;            // [V2, C]
+@group(0) @binding(5) var<storage, read> ids3: array<u32>;            // [N]
+@group(0) @binding(6) var<storage, read> table3: array<T>;            // [V3, C]
+
+@compute @workgroup_size(64)
+fn gatherSum2(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let at = place(wid, groups, t);
+  if (at.y >= p.rows) { return; }
+  let one = ids[at.y] * p.columns;
+  let two = ids2[at.y] * p.columns;
+  let goal = at.y * p.columns;
+  for (var i = 0u; i < PER; i++) {
+    let c = at.x + i;
+    if (c >= p.columns) { break; }
+    y[goal + c] = table[one + c] + table2[two + c];
+  }
+}
+
+@compute @workgroup_size(64)
+fn gatherSum3(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let at = place(wid, groups, t);
+  if (at.y >= p.rows) { return; }
+  let one = ids[at.y] * p.columns;
+  let two = ids2[at.y] * p.columns;
+  let three = ids3[at.y] * p.columns;
+  let goal = at.y * p.columns;
+  for (var i = 0u; i < PER; i++) {
+    let c = at.x + i;
+    if (c >= p.columns) { break; }
+    y[goal + c] = (table[one + c] + table2[two + c]) + table3[three + c];
+  }
+}
+
+@group(0) @binding(0) var<storage, read> jobs: array<u32>;            // per job: begin, end, row of out; then the listed rows
+@group(0) @binding(1) var<storage, read> source: array<T>;            // [N, C]
+@group(0) @binding(2) var<storage, read_write> out: array<T>;         // [V, C]
+
+@compute @workgroup_size(64)
+fn sumRows(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let at = place(wid, groups, t);
+  if (at.y >= p.rows) { return; }
+  let job = 3u * (p.job + at.y);
+  let begin = jobs[job];
+  let count = jobs[job + 1u] - begin;
+  let goal = jobs[job + 2u] * p.columns;
+  for (var i = 0u; i < PER; i++) {
+    let c = at.x + i;
+    if (c >= p.columns) { break; }
+    var total = T();
+    for (var k = 0u; k < LIMIT; k++) {
+      if (k >= count) { break; }
+      total += source[jobs[begin + k] * p.columns + c];
+    }
+    if (p.accumulate != 0u) { total += out[goal + c]; }
+    out[goal + c] = total;
+  }
+}

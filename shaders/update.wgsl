@@ -1,0 +1,83 @@
+// One step of an optimiser over a stretch of the parameter vector, with the prior's gradient inside:
+//   ĝ = c·(g + s·(θ − μ))      g: gradient of the mean NLL, s = τ/N, c: clip factor, so ĝ is c·∇J
+//   θ ← θ − lr·w·(θ − μ)       decoupled decay w, 0 unless asked for (Loshchilov, Hutter 2019, here towards μ)
+//   adam (Kingma, Ba 2015):    m ← m + (1−β₁)(ĝ − m),  v ← β₂v + (1−β₂)ĝ²,  θ ← θ − (lr/b₁)·m / (√v·b₂^−½ + ε),  bᵢ = 1 − βᵢᵗ
+//   sgd:                       u ← momentum·u + ĝ,     θ ← θ − lr·u
+// A thread owns PER vec4 that lie a workgroup apart. If a gradient was not finite (status[0]) nothing changes, not even
+// the step counter status[2], which is how the host learns that an update happened. Padding has g = θ = μ = 0 and stays 0.
+
+struct P {
+  count: u32,       // floats, a multiple of 4
+  step: u32,        // for status[2]; 0: another window follows, do not write it
+  scale: f32,       // s
+  decay: f32,       // lr·w
+  rate: f32,        // adam: lr/(1 − β₁ᵗ); sgd: lr
+  keep: f32,        // adam: β₂; sgd: momentum
+  takeFirst: f32,   // adam: 1 − β₁
+  takeSecond: f32,  // adam: 1 − β₂
+  correct: f32,     // adam: (1 − β₂ᵗ)^−½
+  eps: f32,
+}
+var<immediate> p: P;
+
+const PER = 8u;
+
+@group(0) @binding(0) var<storage, read_write> status: array<u32>;     // [16], as in terms.wgsl
+@group(0) @binding(1) var<storage, read> grad: array<vec4f>;           // [count / 4]
+@group(0) @binding(2) var<storage, read> mu: array<vec4f>;             // [count / 4]
+@group(0) @binding(3) var<storage, read_write> theta: array<vec4f>;    // [count / 4]
+@group(0) @binding(4) var<storage, read_write> m: array<vec4f>;        // [count / 4]
+@group(0) @binding(5) var<storage, read_write> v: array<vec4f>;        // [count / 4]
+
+@compute @workgroup_size(64)
+fn adam(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  if (status[0] != 0u) { return; }
+  let w = wid.x + wid.y * groups.x;
+  let clip = bitcast<f32>(status[1]);
+  for (var i = 0u; i < PER; i++) {
+    let at = (w * PER + i) * 64u + t;
+    if (at >= p.count / 4u) { break; }
+    let old = theta[at];
+    let d = old - mu[at];
+    let g = clip * (grad[at] + p.scale * d);
+    let first = m[at] + p.takeFirst * (g - m[at]);
+    let second = p.keep * v[at] + p.takeSecond * (g * g);
+    m[at] = first;
+    v[at] = second;
+    theta[at] = old - p.decay * d - p.rate * (first / (sqrt(second) * p.correct + p.eps));
+  }
+  if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
+}
+
+@compute @workgroup_size(64)
+fn sgd(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  if (status[0] != 0u) { return; }
+  let w = wid.x + wid.y * groups.x;
+  let clip = bitcast<f32>(status[1]);
+  for (var i = 0u; i < PER; i++) {
+    let at = (w * PER + i) * 64u + t;
+    if (at >= p.count / 4u) { break; }
+    let old = theta[at];
+    let d = old - mu[at];
+    let g = clip * (grad[at] + p.scale * d);
+    theta[at] = old - p.decay * d - p.rate * g;
+  }
+  if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
+}
+
+@compute @workgroup_size(64)
+fn sgdMomentum(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  if (status[0] != 0u) { return; }
+  let w = wid.x + wid.y * groups.x;
+  let clip = bitcast<f32>(status[1]);
+  for (var i = 0u; i < PER; i++) {
+    let at = (w * PER + i) * 64u + t;
+    if (at >= p.count / 4u) { break; }
+    let old = theta[at];
+    let d = old - mu[at];
+    let u = p.keep * m[at] + clip * (grad[at] + p.scale * d);
+    m[at] = u;
+    theta[at] = old - p.decay * d - p.rate * u;
+  }
+  if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
+}

@@ -1,0 +1,85 @@
+/**
+ * @file Sums over whole arrays, by a tree that depends on the length alone: same input, same bits, every run. Results
+ * stay on the device as arrays of one element; nothing is read back here. Long arrays are walked in windows.
+ */
+import { f32, type Gpu, grid } from "../gpu/index.ts";
+import { empty, fromHost, type NdArray } from "./array.ts";
+import { slice, windows } from "./windows.ts";
+
+/** As in shaders/reduce.wgsl and shaders/terms.wgsl: vec4 per thread; partial sums per thread; what one workgroup finishes. */
+export const PER = 32;
+export const FOLD = 64;
+export const FINISH = 4096;
+
+/** Partial sums that the first pass over `length` elements leaves: one a thread, whole workgroups. */
+export function partials(length: number): number {
+  return 64 * Math.ceil(Math.ceil(length / 4) / (64 * PER));
+}
+
+/** alpha · Σ x, [1]. */
+export function sum(gpu: Gpu, x: NdArray, alpha = 1): NdArray {
+  return reduce(gpu, "sum", [x], false, alpha);
+}
+
+/** Σ a·b, [1]. */
+export function dot(gpu: Gpu, a: NdArray, b: NdArray): NdArray {
+  if (a.size !== b.size) throw new RangeError(`dot: a has shape [${a.shape}], b [${b.shape}]`);
+  return reduce(gpu, "dot", [a, b], false, 1);
+}
+
+/** Σ x², [1]. */
+export function sumOfSquares(gpu: Gpu, x: NdArray): NdArray {
+  return reduce(gpu, "sumOfSquares", [x], true, 1);
+}
+
+function reduce(gpu: Gpu, op: string, inputs: NdArray[], square: boolean, alpha: number): NdArray {
+  const size = inputs[0]?.size ?? 0;
+  if (size === 0) return fromHost(gpu, [0]);
+  const flat = inputs.map((a) => a.reshape([size]));
+  const pieces = windows(gpu, 0, size);
+  let count = pieces.reduce((n, piece) => n + partials(piece.length), 0);
+  let parts = empty(gpu, [count], "f32", op);
+  let first = 0;
+  for (const piece of pieces) {
+    gpu.dispatch({
+      op,
+      shader: "reduce",
+      entry: inputs.length === 2 ? "dot_" : "sum",
+      ...(inputs.length === 1 ? { constants: { SQUARE: square ? 1 : 0 } } : {}),
+      bindings: [...flat.map((a) => slice(a, piece)), parts],
+      params: [piece.length, first, 0],
+      grid: grid(partials(piece.length) / 64),
+    });
+    first += partials(piece.length);
+  }
+  while (count > FINISH) {
+    const fewer = Math.ceil(count / FOLD);
+    const folded = empty(gpu, [fewer], "f32", op);
+    const step = { op, shader: "reduce", entry: "fold", params: [count, 0, 0], grid: grid(Math.ceil(fewer / 64)) };
+    gpu.dispatch({ ...step, bindings: [parts, folded] });
+    gpu.release(parts.buffer);
+    parts = folded;
+    count = fewer;
+  }
+  const result = empty(gpu, [1], "f32", op);
+  const params = [count, 0, f32(alpha)];
+  gpu.dispatch({ op, shader: "reduce", entry: "finish", bindings: [parts, result], params, grid: [1, 1, 1] });
+  gpu.release(parts.buffer);
+  return result;
+}
+
+export function sumReference(x: ArrayLike<number>, alpha = 1): number {
+  let total = 0;
+  for (let i = 0; i < x.length; i++) total += x[i] ?? 0;
+  return alpha * total;
+}
+
+export function dotReference(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let total = 0;
+  for (let i = 0; i < a.length; i++) total += (a[i] ?? 0) * (b[i] ?? 0);
+  return total;
+}
+
+export function sumOfSquaresReference(x: ArrayLike<number>): number {
+  return dotReference(x, x);
+}

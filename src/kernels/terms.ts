@@ -1,0 +1,163 @@
+/**
+ * @file The terms of the log-posterior that live in parameter space, from one pass over θ, its gradient and the prior
+ * mean μ: what the prior costs, how long the gradient is, and whether it is finite. The verdict and the clip factor
+ * stay on the device in `status`, where the update (update.ts) reads them: no round trip inside a step.
+ */
+import { f32, type Gpu, grid } from "../gpu/index.ts";
+import { empty, fromHost, type NdArray } from "./array.ts";
+import { FINISH, FOLD, partials } from "./reduce.ts";
+import { slice, windows } from "./windows.ts";
+
+/** A stretch of the parameter vector with one prior and one learning rate; frozen groups (τ = ∞) are in none. */
+export interface Run {
+  /** First element, a multiple of 64. */
+  readonly offset: number;
+  /** Elements, a multiple of 64. */
+  readonly length: number;
+  /** τ/N; 0 is a flat prior. */
+  readonly priorScale: number;
+}
+
+/** Flat f32 vectors of equal length, a multiple of 64; padding between parameters is 0 in all of them. */
+export interface TermVectors {
+  readonly theta: NdArray;
+  /** Gradient of the mean negative log-likelihood alone. */
+  readonly grad: NdArray;
+  /** Prior mean. */
+  readonly mu: NdArray;
+}
+
+export interface TermOptions {
+  /** Largest ‖∇J‖ that an update follows unshortened; absent: no clipping. */
+  clip?: number | undefined;
+  /** Bytes bound at once; tests lower it. */
+  window?: number | undefined;
+}
+
+/** Words of `status`, a u32 [16] that lives as long as an optimiser. */
+export const STATUS = {
+  /** Not 0 once a gradient was not finite: every later update is skipped. */
+  bad: 0,
+  /** Bits of the clip factor, an f32. */
+  clipFactor: 1,
+  /** The last step whose update ran. */
+  step: 2,
+  /** Bits of ‖∇J‖² before clipping, an f32. */
+  squaredNorm: 3,
+} as const;
+
+/** A status that says: nothing bad yet, no clipping, no step taken. */
+export function createStatus(gpu: Gpu): NdArray {
+  const words = new Uint32Array(16);
+  words[STATUS.clipFactor] = f32(1);
+  return fromHost(gpu, words);
+}
+
+/**
+ * [R, 4], a row a run: Σg², ΣΔ², Σg·Δ, 0, with Δ = θ − μ. Sets status[1] = min(1, clip/‖∇J‖) over all runs, and
+ * status[0] |= 1 where some g, or the norm, is not finite.
+ */
+export function vectorTerms(
+  gpu: Gpu,
+  vectors: TermVectors,
+  runs: readonly Run[],
+  status: NdArray,
+  { clip, window }: TermOptions = {},
+): NdArray {
+  const op = "vectorTerms";
+  expectRuns(op, vectors, runs);
+  if (clip !== undefined && !(clip > 0 && Number.isFinite(clip)))
+    throw new RangeError(`${op}: clip ${clip} is not > 0`);
+  const { theta, grad, mu } = vectors;
+  const terms = empty(gpu, [runs.length, 4], "f32", op);
+  runs.forEach((run, row) => {
+    const pieces = windows(gpu, run.offset, run.length, window);
+    let count = pieces.reduce((n, piece) => n + partials(piece.length), 0);
+    let parts = empty(gpu, [count, 4], "f32", op);
+    let first = 0;
+    for (const piece of pieces) {
+      gpu.dispatch({
+        op,
+        shader: "terms",
+        entry: "partials",
+        bindings: [slice(theta, piece), slice(grad, piece), slice(mu, piece), parts],
+        params: [piece.length, first, 0, 0, 0, 0],
+        grid: grid(partials(piece.length) / 64),
+      });
+      first += partials(piece.length);
+    }
+    while (count > FINISH) {
+      const fewer = Math.ceil(count / FOLD);
+      const folded = empty(gpu, [fewer, 4], "f32", op);
+      const step = { op, shader: "terms", entry: "fold", params: [count, 0, 0, 0, 0, 0] };
+      gpu.dispatch({ ...step, bindings: [parts, folded], grid: grid(Math.ceil(fewer / 64)) });
+      gpu.release(parts.buffer);
+      parts = folded;
+      count = fewer;
+    }
+    gpu.dispatch({
+      op,
+      shader: "terms",
+      entry: "finish",
+      bindings: [parts, terms, status],
+      params: [count, row, row === 0 ? 1 : 0, row === runs.length - 1 ? 1 : 0, f32(run.priorScale), f32(clip ?? 0)],
+      grid: [1, 1, 1],
+    });
+    gpu.release(parts.buffer);
+  });
+  return terms;
+}
+
+/** Throws RangeError where the vectors differ in length or a run is not a stretch of them. */
+export function expectRuns(op: string, vectors: object, runs: readonly Run[]): void {
+  const entries = Object.entries(vectors).filter((e): e is [string, NdArray] => e[1] !== undefined);
+  const length = entries[0]?.[1].size ?? 0;
+  for (const [name, v] of entries) {
+    if (v.size !== length || v.size % 64 !== 0) {
+      throw new RangeError(`${op}: ${name} has ${v.size} elements; all vectors have one length, a multiple of 64`);
+    }
+  }
+  for (const { offset, length: n, priorScale } of runs) {
+    if (offset < 0 || offset % 64 !== 0 || n < 64 || n % 64 !== 0 || offset + n > length) {
+      throw new RangeError(`${op}: run ${offset} + ${n} is not a stretch of ${length} elements in multiples of 64`);
+    }
+    if (!(priorScale >= 0 && Number.isFinite(f32Value(priorScale)))) {
+      throw new RangeError(`${op}: prior scale τ/N = ${priorScale}; expected 0 ≤ τ/N < ∞ (a frozen group has no run)`);
+    }
+  }
+}
+
+const f32Value = Math.fround;
+
+export interface TermsReference {
+  /** Per run: Σg², ΣΔ², Σg·Δ. */
+  rows: [number, number, number][];
+  /** ‖∇J‖. */
+  norm: number;
+  factor: number;
+}
+
+/** The definitions, in float64. */
+export function vectorTermsReference(
+  { theta, grad, mu }: { theta: ArrayLike<number>; grad: ArrayLike<number>; mu: ArrayLike<number> },
+  runs: readonly Run[],
+  clip?: number,
+): TermsReference {
+  let square = 0;
+  const rows = runs.map(({ offset, length, priorScale }): [number, number, number] => {
+    let gg = 0;
+    let dd = 0;
+    let gd = 0;
+    for (let i = offset; i < offset + length; i++) {
+      const g = grad[i] ?? 0;
+      const d = (theta[i] ?? 0) - (mu[i] ?? 0);
+      gg += g * g;
+      dd += d * d;
+      gd += g * d;
+      square += (g + priorScale * d) ** 2;
+    }
+    return [gg, dd, gd];
+  });
+  const norm = Math.sqrt(square);
+  return { rows, norm, factor: clip !== undefined && norm > clip ? clip / norm : 1 };
+}

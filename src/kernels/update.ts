@@ -1,0 +1,148 @@
+/**
+ * @file The optimisers' steps over stretches of the parameter vector: Adam, AdamW and SGD, with the Gaussian prior's
+ * gradient inside, so that it goes through the moments like the likelihood's. They obey `status` (terms.ts): the clip
+ * factor scales ∇J, and after a gradient that was not finite nothing changes any more.
+ */
+import { f32, type Gpu, grid } from "../gpu/index.ts";
+import type { NdArray } from "./array.ts";
+import { expectRuns, type Run, type TermVectors } from "./terms.ts";
+import { slice, windows } from "./windows.ts";
+
+/** vec4 per thread, as in shaders/update.wgsl. */
+const PER = 8;
+
+export interface AdamVectors extends TermVectors {
+  /** First moment; zeros before step 1. */
+  readonly m: NdArray;
+  /** Second moment; zeros before step 1. */
+  readonly v: NdArray;
+}
+
+export interface AdamOptions {
+  lr: number;
+  beta1: number;
+  beta2: number;
+  /** > 0, outside the root, as PyTorch's. */
+  eps: number;
+  /** Counted from 1, for the bias correction; written to status[2] when the update runs. */
+  step: number;
+  /** AdamW's decoupled decay w, towards μ: θ −= lr·w·(θ − μ). 0 for Adam. It is not a prior (mathematics: it stops where the optimiser's scaling says). */
+  decay: number;
+  /** Bytes bound at once; tests lower it. */
+  window?: number | undefined;
+}
+
+/**
+ * θ ← θ − lr·w·(θ − μ) − lr·m̂/(√v̂ + ε) on one run, with ĝ = clipFactor·(g + s·(θ − μ)) in the moments (Kingma and Ba,
+ * "Adam", 2015; Loshchilov and Hutter, "Decoupled weight decay", 2019; rounding order as PyTorch's).
+ */
+export function adamUpdate(gpu: Gpu, vectors: AdamVectors, run: Run, status: NdArray, options: AdamOptions): void {
+  const { lr, beta1, beta2, eps, step, decay } = options;
+  const op = "adamUpdate";
+  expectRuns(op, vectors, [run]);
+  expectStep(op, step);
+  if (!(Math.fround(eps) > 0)) throw new RangeError(`${op}: eps ${eps} is not > 0; a gradient of 0 would give 0/0`);
+  const { theta, grad, mu, m, v } = vectors;
+  // In float64: 1 − 0.999ᵗ has three digits less in float32.
+  const rate = lr / (1 - beta1 ** step);
+  const correct = 1 / Math.sqrt(1 - beta2 ** step);
+  const words = [run.priorScale, lr * decay, rate, beta2, 1 - beta1, 1 - beta2, correct, eps].map(f32);
+  launch(gpu, op, "adam", [grad, mu, theta, m, v], run, status, step, words, options.window);
+}
+
+export interface SgdVectors extends TermVectors {
+  /** Zeros before step 1; absent where the momentum is 0. */
+  readonly momentum?: NdArray | undefined;
+}
+
+export interface SgdOptions {
+  lr: number;
+  momentum: number;
+  /** Counted from 1; written to status[2] when the update runs. */
+  step: number;
+  /** Decoupled decay towards μ, as in AdamOptions. */
+  decay: number;
+  window?: number | undefined;
+}
+
+/** u ← momentum·u + ĝ, θ ← θ − lr·w·(θ − μ) − lr·u on one run, with ĝ as in adamUpdate. */
+export function sgdUpdate(gpu: Gpu, vectors: SgdVectors, run: Run, status: NdArray, options: SgdOptions): void {
+  const { lr, momentum, step, decay } = options;
+  const op = "sgdUpdate";
+  expectRuns(op, vectors, [run]);
+  expectStep(op, step);
+  const { theta, grad, mu, momentum: u } = vectors;
+  if (momentum !== 0 && !u) throw new RangeError(`${op}: momentum ${momentum} needs a momentum vector`);
+  const words = [run.priorScale, lr * decay, lr, momentum].map(f32);
+  if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], run, status, step, words, options.window);
+  else launch(gpu, op, "sgd", [grad, mu, theta], run, status, step, words, options.window);
+}
+
+function expectStep(op: string, step: number): void {
+  if (!Number.isInteger(step) || step < 1) throw new RangeError(`${op}: step ${step}; steps are counted from 1`);
+}
+
+function launch(
+  gpu: Gpu,
+  op: string,
+  entry: string,
+  vectors: NdArray[],
+  run: Run,
+  status: NdArray,
+  step: number,
+  words: number[],
+  window: number | undefined,
+): void {
+  const pieces = windows(gpu, run.offset, run.length, window);
+  pieces.forEach((piece, i) => {
+    gpu.dispatch({
+      op,
+      shader: "update",
+      entry,
+      bindings: [status, ...vectors.map((vector) => slice(vector, piece))],
+      params: [piece.length, i === pieces.length - 1 ? step : 0, ...words],
+      grid: grid(Math.ceil(piece.length / (4 * 64 * PER))),
+    });
+  });
+}
+
+/** One Adam step in float64, in place; `clipFactor` as status[1]. The gradient is of J: prior included. */
+export function adamReference(
+  state: { theta: Float64Array; m: Float64Array; v: Float64Array },
+  grad: ArrayLike<number>,
+  mu: ArrayLike<number>,
+  run: Run,
+  clipFactor: number,
+  { lr, beta1, beta2, eps, step, decay }: AdamOptions,
+): void {
+  const { theta, m, v } = state;
+  for (let i = run.offset; i < run.offset + run.length; i++) {
+    const delta = (theta[i] ?? 0) - (mu[i] ?? 0);
+    const g = clipFactor * ((grad[i] ?? 0) + run.priorScale * delta);
+    const first = beta1 * (m[i] ?? 0) + (1 - beta1) * g;
+    const second = beta2 * (v[i] ?? 0) + (1 - beta2) * g * g;
+    const firstHat = first / (1 - beta1 ** step);
+    const secondHat = second / (1 - beta2 ** step);
+    theta[i] = (theta[i] ?? 0) - lr * decay * delta - (lr * firstHat) / (Math.sqrt(secondHat) + eps);
+    m[i] = first;
+    v[i] = second;
+  }
+}
+
+/** One SGD step in float64, in place. */
+export function sgdReference(
+  state: { theta: Float64Array; momentum: Float64Array },
+  grad: ArrayLike<number>,
+  mu: ArrayLike<number>,
+  run: Run,
+  clipFactor: number,
+  { lr, momentum, decay }: SgdOptions,
+): void {
+  for (let i = run.offset; i < run.offset + run.length; i++) {
+    const delta = (state.theta[i] ?? 0) - (mu[i] ?? 0);
+    const g = clipFactor * ((grad[i] ?? 0) + run.priorScale * delta);
+    const u = momentum * (state.momentum[i] ?? 0) + g;
+    state.momentum[i] = u;
+    state.theta[i] = (state.theta[i] ?? 0) - lr * decay * delta - lr * u;
+  }
+}

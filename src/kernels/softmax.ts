@@ -1,0 +1,147 @@
+/**
+ * @file Softmax and log-softmax over the last axis of [N, C], C from 1 to whole vocabularies. The shader leaves a
+ * row's maximum and sum from several threads where rows are long; `rowStatistics` is shared with cross-entropy.
+ */
+import { type Gpu, grid } from "../gpu/index.ts";
+import { empty, expectShape, type NdArray } from "./array.ts";
+
+/** y[n, c] = exp(x[n, c]) / Σ_j exp(x[n, j]). x may hold −∞; a row with NaN or +∞, or of −∞ only, gives NaN. */
+export function softmax(gpu: Gpu, x: NdArray): NdArray {
+  return normalized(gpu, x, "softmax", 0);
+}
+
+/** y[n, c] = x[n, c] − log Σ_j exp(x[n, j]). */
+export function logSoftmax(gpu: Gpu, x: NdArray): NdArray {
+  return normalized(gpu, x, "logSoftmax", 1);
+}
+
+/** dx from the forward's output y and the gradient dy of it, all [N, C]. */
+export function softmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray): NdArray {
+  return pulledBack(gpu, y, dy, "softmax", 0);
+}
+
+/** As `softmaxBackward`, with y from `logSoftmax`. */
+export function logSoftmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray): NdArray {
+  return pulledBack(gpu, y, dy, "logSoftmax", 1);
+}
+
+/**
+ * Of each row of x [N, C] the pair (m, Σ exp(x − m)), m = max x: [N, parts, 2], to be joined by the reader.
+ * The scratch array belongs to the open scope.
+ */
+export function rowStatistics(gpu: Gpu, x: NdArray, op: string): { partial: NdArray; parts: number } {
+  const [rows, c] = x.shape as [number, number];
+  const parts = partsOf(c);
+  const partial = empty(gpu, [rows, parts, 2], "f32", op);
+  gpu.dispatch({
+    op: `${op}.statistics`,
+    shader: "softmax",
+    entry: "statistics",
+    constants: { aligned: aligned(c) },
+    bindings: [x, partial],
+    params: [rows, c, parts, rows * c],
+    grid: grid(Math.ceil((rows * parts) / 64)),
+  });
+  return { partial, parts };
+}
+
+/** Threads to a row: one for up to 511 elements, then one for each 256, at most 64. */
+function partsOf(c: number): number {
+  return Math.min(64, Math.max(1, Math.floor(c / 256)));
+}
+
+function aligned(c: number): number {
+  return c % 4 === 0 ? 1 : 0;
+}
+
+function normalized(gpu: Gpu, x: NdArray, op: string, logarithm: 0 | 1): NdArray {
+  expectShape(op, "x", x, "N C");
+  const [rows, c] = x.shape as [number, number];
+  const y = empty(gpu, x.shape, "f32", op);
+  if (x.size === 0) return y;
+  const { partial, parts } = rowStatistics(gpu, x, op);
+  let stats = partial;
+  if (parts > 1) {
+    stats = empty(gpu, [rows, 2], "f32", op);
+    gpu.dispatch({
+      op: `${op}.combine`,
+      shader: "softmax",
+      entry: "combineStatistics",
+      bindings: [partial, stats],
+      params: [rows, c, parts, x.size],
+      grid: grid(Math.ceil(rows / 64)),
+    });
+  }
+  gpu.dispatch({
+    op: `${op}.normalize`,
+    shader: "softmax",
+    entry: "normalize",
+    constants: { logarithm, aligned: aligned(c) },
+    bindings: [x, stats, y],
+    params: [rows, c, parts, x.size],
+    grid: grid(Math.ceil(x.size / 1024)),
+  });
+  return y;
+}
+
+function pulledBack(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 | 1): NdArray {
+  const dims: Record<string, number> = {};
+  expectShape(`${op}Backward`, "y", y, "N C", dims);
+  expectShape(`${op}Backward`, "dy", dy, "N C", dims);
+  const [rows, c] = y.shape as [number, number];
+  const dx = empty(gpu, y.shape, "f32", `${op}Backward`);
+  if (y.size === 0) return dx;
+  const parts = partsOf(c);
+  const params = [rows, c, parts, y.size];
+  const constants = { logarithm, aligned: aligned(c) };
+  const partial = empty(gpu, [rows, parts], "f32", `${op}Backward`);
+  gpu.dispatch({
+    op: `${op}.backward.sums`,
+    shader: "softmax",
+    entry: "sums",
+    constants,
+    bindings: [y, dy, partial],
+    params,
+    grid: grid(Math.ceil((rows * parts) / 64)),
+  });
+  let totals = partial;
+  if (parts > 1) {
+    totals = empty(gpu, [rows], "f32", `${op}Backward`);
+    gpu.dispatch({
+      op: `${op}.backward.combine`,
+      shader: "softmax",
+      entry: "combineSums",
+      bindings: [partial, totals],
+      params,
+      grid: grid(Math.ceil(rows / 64)),
+    });
+  }
+  gpu.dispatch({
+    op: `${op}.backward`,
+    shader: "softmax",
+    entry: "gradient",
+    constants,
+    bindings: [y, dy, totals, dx],
+    params,
+    grid: grid(Math.ceil(y.size / 1024)),
+  });
+  return dx;
+}
+
+/** The definition, in float64. */
+export function softmaxReference(x: ArrayLike<number>, c: number): Float64Array {
+  return logSoftmaxReference(x, c).map(Math.exp);
+}
+
+/** The definition, in float64. */
+export function logSoftmaxReference(x: ArrayLike<number>, c: number): Float64Array {
+  const y = new Float64Array(x.length);
+  for (let first = 0; first < x.length; first += c) {
+    let max = Number.NEGATIVE_INFINITY;
+    for (let i = first; i < first + c; i++) max = Math.max(max, x[i] as number);
+    let sum = 0;
+    for (let i = first; i < first + c; i++) sum += Math.exp((x[i] as number) - max);
+    for (let i = first; i < first + c; i++) y[i] = (x[i] as number) - max - Math.log(sum);
+  }
+  return y;
+}

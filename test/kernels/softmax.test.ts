@@ -1,0 +1,113 @@
+import { describe, expect, test } from "vitest";
+import { fromHost } from "../../src/kernels/array.ts";
+import {
+  logSoftmax,
+  logSoftmaxBackward,
+  logSoftmaxReference,
+  softmax,
+  softmaxBackward,
+  softmaxReference,
+} from "../../src/kernels/softmax.ts";
+import { expectClose, gpuForTests, numericGradient, randn, run } from "./harness.ts";
+
+const gpu = gpuForTests();
+const INF = Number.POSITIVE_INFINITY;
+
+// One, two, odd, prime; one row above a workgroup; one element below and above where rows get a second thread; many parts.
+const SIZES = [
+  [1, 1],
+  [1, 2],
+  [7, 3],
+  [65, 2],
+  [3, 13],
+  [5, 64],
+  [2, 511],
+  [3, 513],
+  [2, 1024],
+  [3, 30522],
+] as const;
+
+for (const [name, forward, backward, reference] of [
+  ["softmax", softmax, softmaxBackward, softmaxReference],
+  ["logSoftmax", logSoftmax, logSoftmaxBackward, logSoftmaxReference],
+] as const) {
+  describe(name, () => {
+    test.each(SIZES)("[%i, %i] agrees with float64", async (n, c) => {
+      const g = gpu();
+      const x = randn(1, n * c, 3);
+      const [y] = await run(g, () => [forward(g, fromHost(g, x, [n, c]))]);
+      // log l is rounded at 1 where l is close to it, hence the absolute part for the logarithm
+      expectClose(y ?? [], reference(x, c), { rtol: 5e-6, atol: name === "softmax" ? 1e-9 : 2.5e-7 });
+    });
+
+    test.each(SIZES.filter(([, c]) => c < 1024))("[%i, %i] gradient is the numeric one", async (n, c) => {
+      const g = gpu();
+      const x = randn(2, n * c);
+      const dy = randn(3, n * c);
+      const [dx] = await run(g, () => {
+        const y = forward(g, fromHost(g, x, [n, c]));
+        return [backward(g, y, fromHost(g, dy, [n, c]))];
+      });
+      expectClose(
+        dx ?? [],
+        numericGradient((at) => reference(at, c), x, dy),
+        { rtol: 2e-5, atol: 5e-6 },
+      );
+    });
+
+    test("a vocabulary's gradient agrees with the formula in float64", async () => {
+      const g = gpu();
+      const [n, c] = [3, 30522];
+      const x = randn(4, n * c, 2);
+      const dy = randn(5, n * c);
+      const [dx] = await run(g, () => [backward(g, forward(g, fromHost(g, x, [n, c])), fromHost(g, dy, [n, c]))]);
+      const p = softmaxReference(x, c);
+      const sums = Float64Array.from({ length: n }, (_, row) => {
+        let sum = 0;
+        for (let j = row * c; j < (row + 1) * c; j++) sum += (dy[j] ?? 0) * (name === "softmax" ? (p[j] ?? 0) : 1);
+        return sum;
+      });
+      const expected = Float64Array.from(x, (_, i) => {
+        const sum = sums[Math.floor(i / c)] ?? 0;
+        return name === "softmax" ? (p[i] ?? 0) * ((dy[i] ?? 0) - sum) : (dy[i] ?? 0) - (p[i] ?? 0) * sum;
+      });
+      // |Σ dy| ≈ √c ≈ 200, times a probability of at most a few per cent
+      expectClose(dx ?? [], expected, { rtol: 2e-5, atol: name === "softmax" ? 1e-8 : 1e-6 });
+    });
+
+    test("large logits and −∞ do not overflow", async () => {
+      const g = gpu();
+      const x = Float32Array.from([1e4, -1e4, 9999, 1e4, -INF, 0, -INF, 1, 1e38, -1e38, 1e38, -INF]);
+      const [y] = await run(g, () => [forward(g, fromHost(g, x, [3, 4]))]);
+      expectClose(y ?? [], reference(x, 4), { rtol: 1e-6 });
+    });
+
+    test("NaN and +∞ stay in their rows and are seen there", async () => {
+      const g = gpu();
+      const c = 515;
+      const x = randn(6, 5 * c);
+      x[c + 514] = Number.NaN;
+      x[3 * c] = INF;
+      const [y] = await run(g, () => [forward(g, fromHost(g, x, [5, c]))]);
+      expectClose(y ?? [], reference(x, c), { rtol: 1e-5 });
+      expect(Number.isNaN(y?.[c])).toBe(true);
+    });
+
+    test("a row of −∞ has no distribution", async () => {
+      const g = gpu();
+      const [y] = await run(g, () => [forward(g, fromHost(g, [-INF, -INF, -INF, 1, 2, 3], [2, 3]))]);
+      expect([...(y ?? [])].map(Number.isNaN)).toEqual([true, true, true, false, false, false]);
+    });
+  });
+}
+
+test("shapes are checked by name", () => {
+  const g = gpu();
+  g.scope(() => {
+    const y = fromHost(g, [1, 2, 3, 4], [2, 2]);
+    expect(() => softmax(g, y.reshape([4]))).toThrow("softmax: x has shape [4], expected [N C]");
+    expect(() => softmaxBackward(g, y, y.reshape([1, 4]))).toThrow(
+      "softmaxBackward: dy has shape [1 4], expected [N=2 C=2]",
+    );
+  });
+});

@@ -1,0 +1,216 @@
+// Operations element by element: a row of a table each, the value and its derivative side by side. What a call does not
+// use (the derivative in a forward pass) is dead code to the compiler, as are the other rows: OP is a constant.
+//   unary    y = f(x)                 unary_backward   dx = f'(x)·dy
+//   binary   y = a ∘ b                binary_backward  da = ∂y/∂a·dy, db = ∂y/∂b·dy
+//   scale    y = alpha·x + shift      add_into         target += alpha·x, in place
+//   fill     every word = bits        broadcast        every element = alpha·scalar
+//   add_row  y = x + row, row by row
+// A thread owns PER vec4 and the threads of a workgroup lie side by side. An array whose size is no multiple of 4 ends in
+// a vec4 that is partly padding: it is computed like the rest in a fresh array, and kept as it was in place.
+
+struct P { size: u32, alpha: f32, shift: f32, bits: u32, c: u32 }
+var<immediate> p: P;
+
+override OP = 0u;
+const PER = 4u;
+const SPAN = 64u * PER;  // vec4 a workgroup
+
+// --- activations
+// erf: below 1 an odd polynomial in x (minimax error 1.2e-9), above it 1 − exp(q(|x|)), q fitted to log erfc with the
+// weight erfc (1.0e-9); in f32 the whole is within 1.1e-7. NaN takes the first branch and stays NaN.
+fn erf_(x: vec4f) -> vec4f {
+  let s = x * x;
+  let small = x * (1.12837917 + s * (-0.376126271 + s * (0.112836002 + s * (-0.0268544457 + s * (0.0051895373 +
+    s * (-0.000802085710 + s * 0.0000788916861))))));
+  let m = min(abs(x), vec4f(4.0));  // 1 − erf(4) = 1.5e-8 is below half an ulp
+  let q = -0.000353718796 + m * (-1.12704004 + m * (-0.638225672 + m * (-0.103037373 + m * (0.0218053205 +
+    m * (-0.00293960786 + m * 0.000185574069)))));
+  return select(small, sign(x) * (1.0 - exp(q)), abs(x) > vec4f(1.0));
+}
+// tanh: the built-in may be off by 1e-5 and may overflow. Below 0.625 an odd polynomial (3.7e-9), above it from exp(−2|x|).
+fn tanh_(x: vec4f) -> vec4f {
+  let s = x * x;
+  let small = x * (1.0 + s * (-0.333332634 + s * (0.133311861 + s * (-0.0537252520 + s * (0.0206032 - s * 0.00567247149)))));
+  let e = exp(-2.0 * min(abs(x), vec4f(10.0)));
+  return select(small, sign(x) * (1.0 - e) / (1.0 + e), abs(x) > vec4f(0.625));
+}
+// x·Φ(x), Φ the normal distribution function (Hendrycks and Gimpel 2016).
+fn gelu(x: vec4f) -> vec4f { return 0.5 * x * (1.0 + erf_(x * 0.707106781)); }
+// Its approximation of the same paper: x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
+fn gelu_tanh(x: vec4f) -> vec4f { return 0.5 * x * (1.0 + tanh_(0.797884561 * (x + 0.044715 * x * x * x))); }
+// max would be free to turn NaN into 0.
+fn relu(x: vec4f) -> vec4f { return select(x, vec4f(0.0), x < vec4f(0.0)); }
+fn silu(x: vec4f) -> vec4f { return x / (1.0 + exp(-x)); }
+// --- end activations
+
+// ---- one operand
+
+struct Unary { y: vec4f, d: vec4f }  // f(x), f'(x)
+
+// NaN fails both comparisons, and is its own slope.
+fn slope(x: vec4f, below: f32, above: f32) -> vec4f {
+  return select(select(x, vec4f(below), x < vec4f(0.0)), vec4f(above), x > vec4f(0.0));
+}
+
+fn unary_table(x: vec4f) -> Unary {
+  switch OP {
+    case 0u: {  // gelu: x·Φ(x), Φ(x) + x·φ(x)
+      return Unary(gelu(x), 0.5 * (1.0 + erf_(x * 0.707106781)) + x * (0.398942280 * exp(-0.5 * x * x)));
+    }
+    case 1u: {  // gelu_tanh: x/2·(1 + t), t = tanh(k·(x + c·x³)). x·(1 − t²) first: it is 0 where x² would overflow.
+      let t = tanh_(0.797884561 * (x + 0.044715 * x * x * x));
+      let w = x * (1.0 - t * t);
+      return Unary(gelu_tanh(x), 0.5 * (1.0 + t) + 0.398942280 * w + 0.0535161144 * (w * x * x));
+    }
+    case 2u: { let t = tanh_(x); return Unary(t, 1.0 - t * t); }
+    case 3u: { return Unary(relu(x), slope(x, 0.0, 1.0)); }
+    case 4u: { let s = 1.0 / (1.0 + exp(-x)); return Unary(silu(x), s * (1.0 + x * (1.0 - s))); }
+    case 5u: { let s = 1.0 / (1.0 + exp(-x)); return Unary(s, s * (1.0 - s)); }  // sigmoid
+    case 6u: { let e = exp(x); return Unary(e, e); }
+    case 7u: { return Unary(log(x), 1.0 / x); }
+    case 8u: { return Unary(-x, vec4f(-1.0)); }
+    case 9u: { return Unary(x * x, 2.0 * x); }
+    case 10u: { let r = sqrt(x); return Unary(r, 0.5 / r); }
+    default: { return Unary(abs(x), slope(x, -1.0, 1.0)); }
+  }
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4f>;         // [size / 4], rounded up
+@group(0) @binding(1) var<storage, read_write> y: array<vec4f>;   // [size / 4], rounded up
+@group(0) @binding(1) var<storage, read> dy1: array<vec4f>;       // [size / 4], rounded up
+@group(0) @binding(2) var<storage, read_write> dx: array<vec4f>;  // [size / 4], rounded up
+
+@compute @workgroup_size(64)
+fn unary(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    y[q] = unary_table(x[q]).y;
+  }
+}
+
+@compute @workgroup_size(64)
+fn unary_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    dx[q] = unary_table(x[q]).d * dy1[q];
+  }
+}
+
+@compute @workgroup_size(64)
+fn scale(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    y[q] = p.alpha * x[q] + p.shift;
+  }
+}
+
+// ---- two operands of one shape
+
+struct Binary { y: vec4f, da: vec4f, db: vec4f }  // a ∘ b and its gradients for the upstream gradient dy
+
+fn binary_table(a: vec4f, b: vec4f, dy: vec4f) -> Binary {
+  switch OP {
+    case 0u: { return Binary(a + b, dy, dy); }
+    case 1u: { return Binary(a - b, dy, -dy); }
+    case 2u: { return Binary(a * b, dy * b, dy * a); }
+    default: { let r = dy / b; return Binary(a / b, r, -r * (a / b)); }
+  }
+}
+
+@group(0) @binding(0) var<storage, read> a: array<vec4f>;         // [size / 4], rounded up
+@group(0) @binding(1) var<storage, read> b: array<vec4f>;         // [size / 4], rounded up
+@group(0) @binding(2) var<storage, read_write> ab: array<vec4f>;  // [size / 4], rounded up
+@group(0) @binding(2) var<storage, read> dy2: array<vec4f>;       // [size / 4], rounded up
+@group(0) @binding(3) var<storage, read_write> da: array<vec4f>;  // [size / 4], rounded up
+@group(0) @binding(4) var<storage, read_write> db: array<vec4f>;  // [size / 4], rounded up
+
+@compute @workgroup_size(64)
+fn binary(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    ab[q] = binary_table(a[q], b[q], vec4f()).y;
+  }
+}
+
+@compute @workgroup_size(64)
+fn binary_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    let g = binary_table(a[q], b[q], dy2[q]);
+    da[q] = g.da;
+    db[q] = g.db;
+  }
+}
+
+// ---- in place, and from less than an array
+
+@group(0) @binding(1) var<storage, read_write> into: array<vec4f>;  // [size / 4], rounded up
+@group(0) @binding(0) var<storage, read_write> words: array<vec4u>;   // [size / 4], rounded up
+@group(0) @binding(0) var<storage, read> scalar: array<f32>;          // [1]
+@group(0) @binding(2) var<storage, read> row: array<f32>;             // [C]
+
+/// Which of vec4 q's elements are the array's and which are padding.
+fn inside(q: u32) -> vec4<bool> { return vec4u(4u * q) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.size); }
+
+@compute @workgroup_size(64)
+fn add_into(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    let old = into[q];
+    into[q] = select(old, old + p.alpha * x[q], inside(q));
+  }
+}
+
+@compute @workgroup_size(64)
+fn fill(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    if (4u * q + 4u <= p.size) { words[q] = vec4u(p.bits); } else { words[q] = select(words[q], vec4u(p.bits), inside(q)); }
+  }
+}
+
+@compute @workgroup_size(64)
+fn broadcast(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  let value = vec4f(p.alpha * scalar[0]);
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    y[q] = value;
+  }
+}
+
+@compute @workgroup_size(64)
+fn add_row(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
+  let quads = (p.size + 3u) / 4u;
+  for (var i = 0u; i < PER; i++) {
+    let q = begin + i * 64u;
+    if (q >= quads) { break; }
+    // Any C: a vec4 may span the end of a row, of several when C < 4.
+    let column = (vec4u(4u * q) + vec4u(0u, 1u, 2u, 3u)) % vec4u(p.c);
+    y[q] = x[q] + vec4f(row[column.x], row[column.y], row[column.z], row[column.w]);
+  }
+}

@@ -225,32 +225,32 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
 
 // ---- rows and sequences
 
-/** One row of `table` [V, C] for each planned id → [N, C]. The gradient adds up in an order fixed on the host. */
-export function embedding(table: Tensor, plan: k.GatherPlan): Tensor {
-  const { gpu } = table.engine;
-  return table.engine.record("embedding", [table], k.gather(gpu, table.array, plan.ids), (dy, [dtable]) =>
-    dtable!.accept((into) => k.gatherBackward(gpu, dy, plan, table.shape, into)),
-  );
-}
+/** One row of `table` [V, C] for each id (u32 [N], on the host) → [N, C]. */
+export const embedding = (table: Tensor, ids: Uint32Array): Tensor => embeddingSum([{ table, ids }]);
 
-/** Σ of up to three embeddings in one kernel: word + position + type → [N, C]. */
-export function embeddingSum(tables: readonly { table: Tensor; plan: k.GatherPlan }[]): Tensor {
-  const first = tables[0] as { table: Tensor };
-  const { engine } = first.table;
+/**
+ * Σ of one to three embeddings in one kernel, as BERT adds word + position + type → [N, C]. The gradient of a row adds
+ * up its tokens in an order fixed on the host, so that it has the same bits every time.
+ */
+export function embeddingSum(lookups: readonly { table: Tensor; ids: Uint32Array }[]): Tensor {
+  const tables = lookups.map(({ table }) => table);
+  const { engine } = tables[0] as Tensor;
+  const { gpu } = engine;
+  const ids = lookups.map((lookup) => k.fromHost(gpu, lookup.ids));
+  const plans = lookups.map(({ table, ids }) =>
+    table.requiresGrad ? k.gatherPlan(gpu, ids, table.shape[0] as number) : undefined,
+  );
   const y = k.gatherSum(
-    engine.gpu,
-    tables.map(({ table, plan }) => ({ table: table.array, ids: plan.ids })),
+    gpu,
+    tables.map((table, i) => ({ table: table.array, ids: ids[i] as NdArray })),
   );
-  return engine.record(
-    "embeddingSum",
-    tables.map((t) => t.table),
-    y,
-    (dy, sinks) => {
-      for (const [i, { table, plan }] of tables.entries()) {
-        sinks[i]!.accept((into) => k.gatherBackward(engine.gpu, dy, plan, table.shape, into));
-      }
-    },
-  );
+  return engine.record("embeddingSum", tables, y, (dy, sinks) => {
+    for (const [i, table] of tables.entries()) {
+      sinks[i]!.accept((into) =>
+        k.gatherBackward(gpu, dy, plans[i] as k.GatherPlan, table.shape as [number, number], into),
+      );
+    }
+  });
 }
 
 /** Rows of x [N, C] at `index` (u32 [M], distinct) → [M, C]. */

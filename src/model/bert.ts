@@ -6,16 +6,10 @@
  */
 import { type Engine, Layout, ops, type SliceSpec, type Tensor, Theta } from "../autograd/index.ts";
 import type { PackedBatch } from "../data/batches.ts";
-import {
-  type AttentionPlan,
-  attentionPlan,
-  fromHost,
-  type GatherPlan,
-  gatherPlan,
-  type NdArray,
-} from "../kernels/index.ts";
-import type { BertConfig } from "./config.ts";
-import type { Readout } from "./readout.ts";
+import { type AttentionPlan, attentionPlan, fromHost, type NdArray } from "../kernels/index.ts";
+import { type BertConfig, parseBertConfig } from "./config.ts";
+import { type Checkpoint, fillTheta, hasParameter, type LoadReport, randomStart } from "./load.ts";
+import { type Readout, readoutNamed } from "./readout.ts";
 
 /** The key of each dropout of the model, by its site; undefined means no dropout (evaluation). */
 export type DropoutKeys = (site: number) => readonly [number, number];
@@ -68,11 +62,9 @@ export function encoderSlices(config: BertConfig, pooler: boolean): SliceSpec[] 
 
 // ---- a batch on the device
 
-/** What the layers need of a packed batch, uploaded once a step. */
+/** A packed batch and what the layers need of it on the device, uploaded once a step. */
 export interface DeviceBatch {
-  words: GatherPlan;
-  positions: GatherPlan;
-  types: GatherPlan;
+  packed: PackedBatch;
   plan: AttentionPlan;
   /** u32 [B+1] */
   starts: NdArray;
@@ -80,12 +72,10 @@ export interface DeviceBatch {
   first: NdArray;
 }
 
-function upload(engine: Engine, config: BertConfig, batch: PackedBatch): DeviceBatch {
+function upload(engine: Engine, batch: PackedBatch): DeviceBatch {
   const { gpu } = engine;
   return {
-    words: gatherPlan(gpu, batch.ids, config.vocabSize),
-    positions: gatherPlan(gpu, batch.positions, config.maxPositions),
-    types: gatherPlan(gpu, batch.typeIds, config.typeVocabSize),
+    packed: batch,
     plan: attentionPlan(gpu, batch.starts),
     starts: fromHost(gpu, batch.starts),
     first: fromHost(gpu, batch.starts.subarray(0, batch.sequences)),
@@ -112,12 +102,12 @@ export class BertEncoder {
   }
 
   /** Word + position + type, normalised: → [N, C]. */
-  embed(batch: DeviceBatch, keys?: DropoutKeys): Tensor {
+  embed({ packed }: DeviceBatch, keys?: DropoutKeys): Tensor {
     const p = (name: string) => this.theta.tensor(`bert.embeddings.${name}`);
     const x = ops.embeddingSum([
-      { table: p("word_embeddings.weight"), plan: batch.words },
-      { table: p("position_embeddings.weight"), plan: batch.positions },
-      { table: p("token_type_embeddings.weight"), plan: batch.types },
+      { table: p("word_embeddings.weight"), ids: packed.ids },
+      { table: p("position_embeddings.weight"), ids: packed.positions },
+      { table: p("token_type_embeddings.weight"), ids: packed.typeIds },
     ]);
     const y = ops.layerNorm(x, p("LayerNorm.weight"), p("LayerNorm.bias"), this.config.layerNormEps);
     const { hiddenDropout } = this.config;
@@ -190,7 +180,7 @@ export class BertEncoder {
   /** A readout of a batch: → [B, width]. */
   read(readout: Readout, packed: PackedBatch, keys?: DropoutKeys): Tensor {
     const { engine } = this;
-    const batch = upload(engine, this.config, packed);
+    const batch = upload(engine, packed);
     const states = this.states(batch, keys, readout.depth ?? 1);
     return readout.apply({
       last(k) {
@@ -210,7 +200,7 @@ export class BertEncoder {
 
   /** As `states`, for a batch of the host. */
   hiddenStates(packed: PackedBatch): Tensor[] {
-    return this.states(upload(this.engine, this.config, packed)) as Tensor[];
+    return this.states(upload(this.engine, packed)) as Tensor[];
   }
 
   /** Dropout at a site of the heads, counted from 0. */
@@ -220,7 +210,7 @@ export class BertEncoder {
   }
 
   upload(packed: PackedBatch): DeviceBatch {
-    return upload(this.engine, this.config, packed);
+    return upload(this.engine, packed);
   }
 
   #frozen(key: string): boolean {
@@ -250,6 +240,18 @@ function headPrefix(head: HeadSpec, readout: Readout): string {
   return readout.name === "pooler" ? "classifier" : "priorwork.head";
 }
 
+export interface ClassifierOptions {
+  /** How many labels, or what they are called. Without it, what the checkpoint's config says. */
+  labels?: number | readonly string[];
+  /** A name or an object. Default: what the checkpoint says, else `pooler` where it has one, else `cls`. */
+  readout?: string | Readout;
+  head?: HeadSpec;
+  /** Of what starts at random: a new head, or everything. */
+  seed?: number;
+  /** Random start for all of θ instead of the checkpoint's weights. */
+  scratch?: boolean;
+}
+
 /** One label per sequence: readout → dropout → head. */
 export class BertForSequenceClassification {
   readonly encoder: BertEncoder;
@@ -270,6 +272,45 @@ export class BertForSequenceClassification {
     this.labels = options.labels;
     const heads = headSlices(options.head, options.readout, config, options.labels.length);
     this.encoder = new BertEncoder(engine, config, heads, options.readout.usesPooler ?? false);
+  }
+
+  /**
+   * Loads a checkpoint: a model folder's path, or tensors from anywhere. A head that is not in it is new, and the report
+   * says so. Throws InputError (see `parseBertConfig`, `fillTheta`), StorageError for an unreadable folder.
+   */
+  static async load(
+    engine: Engine,
+    source: string | Checkpoint,
+    options: ClassifierOptions = {},
+  ): Promise<BertForSequenceClassification & { report: LoadReport }> {
+    const checkpoint = await open(source);
+    const config = parseBertConfig(checkpoint.config, checkpoint.name);
+    const stored = config.priorwork;
+    const fallback = hasParameter(checkpoint, "bert.pooler.dense.weight") ? "pooler" : "cls";
+    const readout = options.readout ?? stored?.readout ?? fallback;
+    const model = new BertForSequenceClassification(engine, config, {
+      labels: labelNames(options.labels ?? config.labels ?? 2),
+      readout: typeof readout === "string" ? readoutNamed(readout, config.layers) : readout,
+      head: options.head ?? (stored?.head as HeadSpec | undefined) ?? "linear",
+    });
+    try {
+      const start = { seed: options.seed ?? 0, initializerRange: config.initializerRange };
+      if (options.scratch) {
+        randomStart(model.theta, model.newParameters, start);
+        return Object.assign(model, {
+          report: {
+            loaded: 0,
+            missing: model.theta.layout.names,
+            unexpected: [],
+            notes: ["everything starts at random"],
+          },
+        });
+      }
+      return Object.assign(model, { report: await fillTheta(model.theta, checkpoint, model.newParameters, start) });
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
   }
 
   get engine(): Engine {
@@ -318,6 +359,15 @@ export class BertForSequenceClassification {
   }
 }
 
+async function open(source: string | Checkpoint): Promise<Checkpoint> {
+  // The folder reader touches Node; a page passes its own tensors.
+  return typeof source === "string" ? (await import("./folder.ts")).openFolder(source) : source;
+}
+
+function labelNames(labels: number | readonly string[]): readonly string[] {
+  return typeof labels === "number" ? Array.from({ length: labels }, (_, i) => `LABEL_${i}`) : labels;
+}
+
 /** A packed batch of sentence pairs with masked tokens. */
 export interface PretrainingBatch extends PackedBatch {
   /** Rows whose token is to be predicted, u32 [M]. */
@@ -355,6 +405,34 @@ export class BertForPreTraining {
   constructor(engine: Engine, config: BertConfig, { nextSentence = true } = {}) {
     this.hasNextSentence = nextSentence;
     this.encoder = new BertEncoder(engine, config, pretrainingSlices(config, nextSentence), nextSentence);
+  }
+
+  /** As `BertForSequenceClassification.load`; heads that the checkpoint lacks are new. */
+  static async load(
+    engine: Engine,
+    source: string | Checkpoint,
+    { nextSentence = true, seed = 0, scratch = false } = {},
+  ): Promise<BertForPreTraining & { report: LoadReport }> {
+    const checkpoint = await open(source);
+    const config = parseBertConfig(checkpoint.config, checkpoint.name);
+    const model = new BertForPreTraining(engine, config, { nextSentence });
+    const start = { seed, initializerRange: config.initializerRange };
+    try {
+      if (!scratch)
+        return Object.assign(model, { report: await fillTheta(model.theta, checkpoint, model.newParameters, start) });
+      randomStart(model.theta, model.newParameters, start);
+      return Object.assign(model, {
+        report: {
+          loaded: 0,
+          missing: model.theta.layout.names,
+          unexpected: [],
+          notes: ["everything starts at random"],
+        },
+      });
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
   }
 
   get engine(): Engine {

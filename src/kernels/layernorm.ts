@@ -1,9 +1,11 @@
 /**
  * @file Layer normalisation over the last axis (Ba, Kiros, Hinton, "Layer Normalization", 2016).
- * Shapes: x [N, C], gamma and beta [C] → y [N, C]. The row statistics are kept for the backward.
+ * Shapes: x [N, C], gamma and beta [C] → y [N, C]. The row statistics are kept for the backward; mean and variance are
+ * found in one pass that does not cancel (Welford), and dgamma, dbeta are summed in a fixed order.
  */
-import { f32, type Gpu, grid } from "../gpu/index.ts";
-import { empty, expectShape, type NdArray } from "./array.ts";
+import { f32, type Gpu, grid, type Tile, type View } from "../gpu/index.ts";
+import { empty, expectShape, type Into, type NdArray, target } from "./array.ts";
+import { finishColumns, rowBlock } from "./colsum.ts";
 
 export interface LayerNormResult {
   y: NdArray;
@@ -11,24 +13,109 @@ export interface LayerNormResult {
   stats: NdArray;
 }
 
+/** Rows a workgroup takes, one a thread. */
+const ROWS = 32;
+
 /** y = gamma ⊙ (x − mean)·rstd + beta, row by row, with the biased variance. */
 export function layerNorm(gpu: Gpu, x: NdArray, gamma: NdArray, beta: NdArray, eps: number): LayerNormResult {
-  const dims: Record<string, number> = {};
-  expectShape("layerNorm", "x", x, "N C", dims);
-  expectShape("layerNorm", "gamma", gamma, "C", dims);
-  expectShape("layerNorm", "beta", beta, "C", dims);
-  const [rows, c] = x.shape as [number, number];
+  expectRows("layerNorm", x, { gamma, beta });
   const y = empty(gpu, x.shape, "f32", "layerNorm");
-  const stats = empty(gpu, [rows, 2], "f32", "layerNorm");
-  gpu.dispatch({
-    op: "layerNorm.forward",
-    shader: "layernorm",
-    entry: "forward",
-    bindings: [x, gamma, beta, y, stats],
-    params: [rows, c, f32(eps), 0],
-    grid: grid(Math.ceil(rows / 64)),
-  });
+  const stats = empty(gpu, [x.shape[0] as number, 2], "f32", "layerNorm");
+  launch(gpu, "layerNorm.forward", "forward", x, [x, gamma, beta, y, stats], eps);
   return { y, stats };
+}
+
+/**
+ * Layer normalisation of `sum` = x + residual in the same pass; `sum` is kept, as the x that `layerNormBackward` takes,
+ * and the dx which that returns is the gradient of x and of residual.
+ */
+export function addLayerNorm(
+  gpu: Gpu,
+  x: NdArray,
+  residual: NdArray,
+  gamma: NdArray,
+  beta: NdArray,
+  eps: number,
+): LayerNormResult & { sum: NdArray } {
+  const dims = expectRows("addLayerNorm", x, { gamma, beta });
+  expectShape("addLayerNorm", "residual", residual, "N C", dims);
+  const y = empty(gpu, x.shape, "f32", "addLayerNorm");
+  const stats = empty(gpu, [x.shape[0] as number, 2], "f32", "addLayerNorm");
+  const sum = empty(gpu, x.shape, "f32", "addLayerNorm");
+  launch(gpu, "addLayerNorm.forward", "forward_residual", x, [x, gamma, beta, y, stats, residual, sum], eps);
+  return { y, stats, sum };
+}
+
+/**
+ * dx [N, C], dgamma and dbeta [C] from dy [N, C]; x and stats as in the forward. `into` says where the parameters'
+ * gradients go; without it they are fresh arrays.
+ */
+export function layerNormBackward(
+  gpu: Gpu,
+  dy: NdArray,
+  x: NdArray,
+  gamma: NdArray,
+  stats: NdArray,
+  into: { gamma?: Into | undefined; beta?: Into | undefined } = {},
+): { dx: NdArray; dgamma: NdArray; dbeta: NdArray } {
+  const op = "layerNorm.backward";
+  const dims = expectRows(op, x, { gamma });
+  expectShape(op, "dy", dy, "N C", dims);
+  expectShape(op, "stats", stats, "N 2", dims);
+  const [rows, c] = x.shape as [number, number];
+  const dx = empty(gpu, x.shape, "f32", op);
+  const dgamma = target(gpu, op, [c], into.gamma);
+  const dbeta = target(gpu, op, [c], into.beta);
+  launch(gpu, op, "backward", x, [dy, x, stats, gamma, dx]);
+
+  const { width, tile } = layout(c);
+  const block = rowBlock(rows);
+  const blocks = Math.ceil(rows / block);
+  const gammaSums = empty(gpu, [blocks, c], "f32", op);
+  const betaSums = empty(gpu, [blocks, c], "f32", op);
+  gpu.dispatch({
+    op: `${op} (parameters)`,
+    shader: "layernorm",
+    entry: "parameters",
+    tile,
+    bindings: [dy, x, stats, gammaSums, betaSums],
+    params: [rows, width, 0, block],
+    grid: grid(Math.ceil((blocks * width) / 64)),
+  });
+  // Two dispatches, since the two targets may be slices of one vector: one of them, at its start, would be bound whole.
+  finishColumns(gpu, `${op} (gamma)`, gammaSums, dgamma);
+  finishColumns(gpu, `${op} (beta)`, betaSums, dbeta);
+  gpu.releaseScoped(gammaSums.buffer);
+  gpu.releaseScoped(betaSums.buffer);
+  return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
+}
+
+/** vec4 where the rows divide into them, else single numbers. */
+function layout(c: number): { width: number; tile: Tile } {
+  return c % 4 === 0
+    ? { width: c / 4, tile: { V: "vec4f", LANES: 4, SHARE: "1.0" } }
+    : { width: c, tile: { V: "f32", LANES: 1, SHARE: "0.25" } };
+}
+
+function launch(gpu: Gpu, op: string, entry: string, x: NdArray, bindings: View[], eps = 0): void {
+  const [rows, c] = x.shape as [number, number];
+  const { width, tile } = layout(c);
+  gpu.dispatch({
+    op,
+    shader: "layernorm",
+    entry,
+    tile,
+    bindings,
+    params: [rows, width, f32(eps), 0],
+    grid: grid(Math.ceil(rows / ROWS)),
+  });
+}
+
+function expectRows(op: string, x: NdArray, vectors: Record<string, NdArray>): Record<string, number> {
+  const dims: Record<string, number> = {};
+  expectShape(op, "x", x, "N C", dims);
+  for (const [name, vector] of Object.entries(vectors)) expectShape(op, name, vector, "C", dims);
+  return dims;
 }
 
 /** The definition, in float64. */
@@ -41,13 +128,41 @@ export function layerNormReference(
   const c = gamma.length;
   const y = new Float64Array(x.length);
   for (let row = 0; row < x.length / c; row++) {
-    const values = Array.from({ length: c }, (_, i) => x[row * c + i] as number);
-    const mean = values.reduce((a, b) => a + b, 0) / c;
-    const variance = values.reduce((a, b) => a + (b - mean) ** 2, 0) / c;
-    for (let i = 0; i < c; i++) {
-      y[row * c + i] =
-        (gamma[i] as number) * (((values[i] as number) - mean) / Math.sqrt(variance + eps)) + (beta[i] as number);
-    }
+    const { xHat } = normalized(x, row, c, eps);
+    for (let i = 0; i < c; i++) y[row * c + i] = (gamma[i] as number) * (xHat[i] as number) + (beta[i] as number);
   }
   return y;
+}
+
+/** The gradients, in float64. */
+export function layerNormBackwardReference(
+  dy: ArrayLike<number>,
+  x: ArrayLike<number>,
+  gamma: ArrayLike<number>,
+  eps: number,
+): { dx: Float64Array; dgamma: Float64Array; dbeta: Float64Array } {
+  const c = gamma.length;
+  const dx = new Float64Array(x.length);
+  const dgamma = new Float64Array(c);
+  const dbeta = new Float64Array(c);
+  for (let row = 0; row < x.length / c; row++) {
+    const { xHat, rstd } = normalized(x, row, c, eps);
+    const g = xHat.map((_, i) => (gamma[i] as number) * (dy[row * c + i] as number));
+    const meanG = g.reduce((a, b) => a + b, 0) / c;
+    const meanGX = g.reduce((a, b, i) => a + b * (xHat[i] as number), 0) / c;
+    for (let i = 0; i < c; i++) {
+      dx[row * c + i] = rstd * ((g[i] as number) - meanG - (xHat[i] as number) * meanGX);
+      dgamma[i] = (dgamma[i] as number) + (dy[row * c + i] as number) * (xHat[i] as number);
+      dbeta[i] = (dbeta[i] as number) + (dy[row * c + i] as number);
+    }
+  }
+  return { dx, dgamma, dbeta };
+}
+
+function normalized(x: ArrayLike<number>, row: number, c: number, eps: number): { xHat: number[]; rstd: number } {
+  const values = Array.from({ length: c }, (_, i) => x[row * c + i] as number);
+  const mean = values.reduce((a, b) => a + b, 0) / c;
+  const variance = values.reduce((a, b) => a + (b - mean) ** 2, 0) / c;
+  const rstd = 1 / Math.sqrt(variance + eps);
+  return { xHat: values.map((v) => (v - mean) * rstd), rstd };
 }

@@ -1,0 +1,48 @@
+// Column sums, y[c] = Σₙ x[n, c]: the gradient of whatever was added to every row. Two stages, so that many rows are read
+// in parallel and the order of additions is still the same in every run:
+//   partial  a thread adds the rows of one block, one vec4 wide
+//   finish   a thread adds the blocks' sums, and puts or adds the result where it belongs
+// Few rows need no first stage: `finish` then reads x itself, a row a block.
+
+// --- tile
+alias V = vec4f;  // f32 where C is no multiple of 4
+// --- end
+
+struct P { rows: u32, width: u32, block: u32, accumulate: u32 }  // width: V in a row; block: rows a thread adds
+var<immediate> p: P;
+
+const LIMIT = 1048576u;  // a constant bound lets the compiler prove the loops finite
+
+@group(0) @binding(0) var<storage, read> x: array<V>;         // [N, width]
+@group(0) @binding(1) var<storage, read_write> y: array<V>;   // partial: [blocks, width]; finish: [width]
+
+@compute @workgroup_size(64)
+fn partial(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let id = (wid.x + wid.y * groups.x) * 64u + t;
+  let block = id / p.width;
+  let column = id - block * p.width;
+  let begin = block * p.block;
+  if (begin >= p.rows) { return; }
+  let count = min(p.block, p.rows - begin);
+  var at = begin * p.width + column;
+  var sum = V();
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= count) { break; }
+    sum += x[at];
+    at += p.width;
+  }
+  y[id] = sum;
+}
+
+@compute @workgroup_size(64)
+fn finish(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let column = (wid.x + wid.y * groups.x) * 64u + t;
+  if (column >= p.width) { return; }
+  var sum = V();
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= p.rows) { break; }
+    sum += x[i * p.width + column];
+  }
+  if (p.accumulate != 0u) { sum += y[column]; }
+  y[column] = sum;
+}

@@ -123,6 +123,13 @@ export class Gpu {
     this.#pool.resetPeak();
   }
 
+  /** A shader's text. */
+  source(shader: string): string {
+    const text = this.#sources.get(shader);
+    if (text === undefined) throw new Error(`shaders/${shader}.wgsl does not exist`);
+    return text;
+  }
+
   // ---- memory
 
   /** A buffer of at least `bytes` (and 16) bytes, contents undefined; it belongs to the innermost open scope, if any. */
@@ -369,9 +376,7 @@ export class Gpu {
     const key = pipelineKey(d);
     const known = this.#pipelines.get(key);
     if (known) return known;
-    const text = this.#sources.get(d.shader);
-    if (text === undefined) throw new Error(`shaders/${d.shader}.wgsl does not exist`);
-    const source = withTile(text, d.tile ?? {}, d.shader);
+    const source = withTile(this.source(d.shader), d.tile ?? {}, d.shader);
     this.device.pushErrorScope("validation");
     const module = this.device.createShaderModule({ label: d.shader, code: source });
     const raw = this.device.createComputePipeline({

@@ -6,6 +6,7 @@
  */
 import { type Engine, Layout, ops, type SliceSpec, type Tensor, Theta } from "../autograd/index.ts";
 import type { PackedBatch } from "../data/batches.ts";
+import { InputError } from "../errors.ts";
 import { type AttentionPlan, attentionPlan, fromHost, type NdArray } from "../kernels/index.ts";
 import { type BertConfig, parseBertConfig } from "./config.ts";
 import { type Checkpoint, fillTheta, hasParameter, type LoadReport, randomStart } from "./load.ts";
@@ -285,13 +286,13 @@ export class BertForSequenceClassification {
   ): Promise<BertForSequenceClassification & { report: LoadReport }> {
     const checkpoint = await open(source);
     const config = parseBertConfig(checkpoint.config, checkpoint.name);
-    const stored = config.priorwork;
+    const stored = storedChoices(config);
     const fallback = hasParameter(checkpoint, "bert.pooler.dense.weight") ? "pooler" : "cls";
-    const readout = options.readout ?? stored?.readout ?? fallback;
+    const readout = options.readout ?? stored.readout ?? fallback;
     const model = new BertForSequenceClassification(engine, config, {
       labels: labelNames(options.labels ?? config.labels ?? 2),
       readout: typeof readout === "string" ? readoutNamed(readout, config.layers) : readout,
-      head: options.head ?? (stored?.head as HeadSpec | undefined) ?? "linear",
+      head: options.head ?? stored.head ?? "linear",
     });
     try {
       const start = { seed: options.seed ?? 0, initializerRange: config.initializerRange };
@@ -359,6 +360,27 @@ export class BertForSequenceClassification {
   }
 }
 
+/** What a run folder of ours says of its readout and head, under "priorwork" in config.json. */
+function storedChoices(config: BertConfig): { readout?: string; head?: HeadSpec } {
+  const stored = config.raw.priorwork;
+  if (typeof stored !== "object" || stored === null) return {};
+  const { readout, head } = stored as { readout?: unknown; head?: unknown };
+  return {
+    ...(typeof readout === "string" ? { readout } : {}),
+    ...(typeof head === "string" ? { head: parseHead(head) } : {}),
+  };
+}
+
+/** "linear" or "mlp:H". Throws InputError. */
+export function parseHead(text: string): HeadSpec {
+  if (text === "linear") return "linear";
+  const hidden = Number(/^mlp:(\d+)$/.exec(text)?.[1] ?? 0);
+  if (hidden >= 1 && hidden <= 65_536) return `mlp:${hidden}`;
+  throw new InputError(
+    `--head ${text}: not a head (expected linear, or mlp:H with H hidden channels from 1 to 65536).`,
+  );
+}
+
 async function open(source: string | Checkpoint): Promise<Checkpoint> {
   // The folder reader touches Node; a page passes its own tensors.
   return typeof source === "string" ? (await import("./folder.ts")).openFolder(source) : source;
@@ -415,6 +437,11 @@ export class BertForPreTraining {
   ): Promise<BertForPreTraining & { report: LoadReport }> {
     const checkpoint = await open(source);
     const config = parseBertConfig(checkpoint.config, checkpoint.name);
+    if (!config.tieWordEmbeddings) {
+      throw new InputError(
+        `${checkpoint.name}: tie_word_embeddings is false (expected true). The decoder of the masked-language-model head is the word embeddings here; use a checkpoint that ties them.`,
+      );
+    }
     const model = new BertForPreTraining(engine, config, { nextSentence });
     const start = { seed, initializerRange: config.initializerRange };
     try {

@@ -4,6 +4,7 @@
  * is a new head, said aloud; a missing encoder tensor is an error, never a random start that nobody asked for.
  */
 import type { Slice, Theta } from "../autograd/index.ts";
+import type { JsonObject } from "../data/json.ts";
 import { InputError } from "../errors.ts";
 import { Stream } from "../random.ts";
 
@@ -11,8 +12,8 @@ import { Stream } from "../random.ts";
 export interface Checkpoint {
   /** For messages: the folder or file. */
   readonly name: string;
-  /** The parsed config.json. */
-  readonly config: unknown;
+  /** config.json, as text or parsed. */
+  readonly config: string | JsonObject;
   /** Every tensor's shape, by name. */
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** One tensor's numbers as float32. */

@@ -1,0 +1,20 @@
+/** @file What a bench body is: a thing with a name that can be run once on the GPU. Knows no runner. */
+
+export interface BenchCase {
+  /** E.g. "matmul", "attention.backward". */
+  name: string;
+  /** NN, NT or TN, for products. */
+  layout?: string;
+  shape: Record<string, number>;
+  dtype?: "f32" | "f16";
+  /** Records the work on the GPU once, or does and awaits it; the runner waits for the GPU after it. */
+  run(): void | Promise<void>;
+  /** Frees what the case holds. */
+  dispose?(): void;
+  /** Floating-point operations of one run, a multiply-add counting two. */
+  flops?: number;
+  /** Least bytes that one run must move. */
+  bytes?: number;
+  /** Further numbers of the row, filled after the runs. */
+  extra?: Record<string, number>;
+}

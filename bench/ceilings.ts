@@ -1,0 +1,53 @@
+/** @file The ceilings of this adapter, measured in the same run as everything else: multiply-adds and a copy. */
+import { type Gpu, grid } from "../src/gpu/index.ts";
+import { fill } from "../src/kernels/elementwise.ts";
+import { empty } from "../src/kernels/index.ts";
+import type { BenchCase } from "./case.ts";
+
+const ROUNDS = 2048;
+const GROUPS = 512;
+const COPY_BYTES = 64 * 2 ** 20;
+
+/** GFLOP/s of f32 multiply-adds in registers. */
+export function multiplyAdd(gpu: Gpu): BenchCase {
+  const source = empty(gpu, [1024]);
+  const destination = empty(gpu, [GROUPS * 64 * 4]);
+  fill(gpu, source, 0.5);
+  return {
+    name: "ceiling.multiplyAdd",
+    shape: { threads: GROUPS * 64, rounds: ROUNDS },
+    flops: GROUPS * 64 * ROUNDS * 8 * 4 * 2,
+    run: () =>
+      gpu.dispatch({
+        op: "ceiling.multiplyAdd",
+        shader: "ceiling",
+        entry: "multiply_add",
+        bindings: [source, destination],
+        params: [ROUNDS, 0],
+        grid: [GROUPS, 1, 1],
+      }),
+    dispose: () => [source, destination].forEach((a) => gpu.release(a.buffer)),
+  };
+}
+
+/** GB/s, read and written bytes together, of a copy by a shader. */
+export function copy(gpu: Gpu): BenchCase {
+  const count = COPY_BYTES / 16;
+  const [source, destination] = [empty(gpu, [COPY_BYTES / 4]), empty(gpu, [COPY_BYTES / 4])];
+  fill(gpu, source, 1);
+  return {
+    name: "ceiling.copy",
+    shape: { bytes: COPY_BYTES },
+    bytes: 2 * COPY_BYTES,
+    run: () =>
+      gpu.dispatch({
+        op: "ceiling.copy",
+        shader: "ceiling",
+        entry: "copy",
+        bindings: [source, destination],
+        params: [0, count],
+        grid: grid(Math.ceil(count / 1024)),
+      }),
+    dispose: () => [source, destination].forEach((a) => gpu.release(a.buffer)),
+  };
+}

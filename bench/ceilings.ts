@@ -26,7 +26,9 @@ export function multiplyAdd(gpu: Gpu): BenchCase {
         params: [ROUNDS, 0],
         grid: [GROUPS, 1, 1],
       }),
-    dispose: () => [source, destination].forEach((a) => gpu.release(a.buffer)),
+    dispose: () => {
+      for (const array of [source, destination]) gpu.release(array.buffer);
+    },
   };
 }
 
@@ -48,6 +50,8 @@ export function copy(gpu: Gpu): BenchCase {
         params: [0, count],
         grid: grid(Math.ceil(count / 1024)),
       }),
-    dispose: () => [source, destination].forEach((a) => gpu.release(a.buffer)),
+    dispose: () => {
+      for (const array of [source, destination]) gpu.release(array.buffer);
+    },
   };
 }

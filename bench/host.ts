@@ -53,7 +53,9 @@ export function hostCases(gpu: Gpu): BenchCase[] {
         gpu.device.queue.submit([encoder.finish()]);
         await gpu.device.queue.onSubmittedWorkDone();
       },
-      dispose: () => [source, destination].forEach((a) => gpu.release(a.buffer)),
+      dispose: () => {
+        for (const array of [source, destination]) gpu.release(array.buffer);
+      },
     },
   ];
 }

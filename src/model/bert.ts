@@ -284,34 +284,17 @@ export class BertForSequenceClassification {
     source: string | Checkpoint,
     options: ClassifierOptions = {},
   ): Promise<BertForSequenceClassification & { report: LoadReport }> {
-    const checkpoint = await open(source);
-    const config = parseBertConfig(checkpoint.config, checkpoint.name);
-    const stored = storedChoices(config);
-    const fallback = hasParameter(checkpoint, "bert.pooler.dense.weight") ? "pooler" : "cls";
-    const readout = options.readout ?? stored.readout ?? fallback;
-    const model = new BertForSequenceClassification(engine, config, {
-      labels: labelNames(options.labels ?? config.labels ?? 2),
-      readout: typeof readout === "string" ? readoutNamed(readout, config.layers) : readout,
-      head: options.head ?? stored.head ?? "linear",
+    return withCheckpoint(source, async (checkpoint, config) => {
+      const stored = storedChoices(config);
+      const fallback = hasParameter(checkpoint, "bert.pooler.dense.weight") ? "pooler" : "cls";
+      const readout = options.readout ?? stored.readout ?? fallback;
+      const model = new BertForSequenceClassification(engine, config, {
+        labels: labelNames(options.labels ?? config.labels ?? 2),
+        readout: typeof readout === "string" ? readoutNamed(readout, config.layers) : readout,
+        head: options.head ?? stored.head ?? "linear",
+      });
+      return start(model, checkpoint, options);
     });
-    try {
-      const start = { seed: options.seed ?? 0, initializerRange: config.initializerRange };
-      if (options.scratch) {
-        randomStart(model.theta, model.newParameters, start);
-        return Object.assign(model, {
-          report: {
-            loaded: 0,
-            missing: model.theta.layout.names,
-            unexpected: [],
-            notes: ["everything starts at random"],
-          },
-        });
-      }
-      return Object.assign(model, { report: await fillTheta(model.theta, checkpoint, model.newParameters, start) });
-    } catch (error) {
-      model.dispose();
-      throw error;
-    }
   }
 
   get engine(): Engine {
@@ -381,9 +364,36 @@ export function parseHead(text: string): HeadSpec {
   );
 }
 
-async function open(source: string | Checkpoint): Promise<Checkpoint> {
+/** Opens the source, hands over checkpoint and config, and lets go of the file afterwards. */
+async function withCheckpoint<T>(
+  source: string | Checkpoint,
+  use: (checkpoint: Checkpoint, config: BertConfig) => Promise<T>,
+): Promise<T> {
   // The folder reader touches Node; a page passes its own tensors.
-  return typeof source === "string" ? (await import("./folder.ts")).openFolder(source) : source;
+  const checkpoint: Checkpoint = typeof source === "string" ? (await import("./folder.ts")).openFolder(source) : source;
+  try {
+    return await use(checkpoint, parseBertConfig(checkpoint.config, checkpoint.name));
+  } finally {
+    checkpoint.close?.();
+  }
+}
+
+/** Fills θ, from the checkpoint or at random; a model that cannot be filled is disposed of. */
+async function start<M extends { theta: Theta; config: BertConfig; newParameters: Set<string>; dispose(): void }>(
+  model: M,
+  checkpoint: Checkpoint,
+  { seed = 0, scratch = false }: { seed?: number; scratch?: boolean },
+): Promise<M & { report: LoadReport }> {
+  const options = { seed, initializerRange: model.config.initializerRange };
+  try {
+    const report = scratch
+      ? randomStart(model.theta, model.newParameters, options)
+      : await fillTheta(model.theta, checkpoint, model.newParameters, options);
+    return Object.assign(model, { report });
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
 }
 
 function labelNames(labels: number | readonly string[]): readonly string[] {
@@ -435,31 +445,14 @@ export class BertForPreTraining {
     source: string | Checkpoint,
     { nextSentence = true, seed = 0, scratch = false } = {},
   ): Promise<BertForPreTraining & { report: LoadReport }> {
-    const checkpoint = await open(source);
-    const config = parseBertConfig(checkpoint.config, checkpoint.name);
-    if (!config.tieWordEmbeddings) {
-      throw new InputError(
-        `${checkpoint.name}: tie_word_embeddings is false (expected true). The decoder of the masked-language-model head is the word embeddings here; use a checkpoint that ties them.`,
-      );
-    }
-    const model = new BertForPreTraining(engine, config, { nextSentence });
-    const start = { seed, initializerRange: config.initializerRange };
-    try {
-      if (!scratch)
-        return Object.assign(model, { report: await fillTheta(model.theta, checkpoint, model.newParameters, start) });
-      randomStart(model.theta, model.newParameters, start);
-      return Object.assign(model, {
-        report: {
-          loaded: 0,
-          missing: model.theta.layout.names,
-          unexpected: [],
-          notes: ["everything starts at random"],
-        },
-      });
-    } catch (error) {
-      model.dispose();
-      throw error;
-    }
+    return withCheckpoint(source, async (checkpoint, config) => {
+      if (!config.tieWordEmbeddings) {
+        throw new InputError(
+          `${checkpoint.name}: tie_word_embeddings is false (expected true). The decoder of the masked-language-model head is the word embeddings here; use a checkpoint that ties them.`,
+        );
+      }
+      return start(new BertForPreTraining(engine, config, { nextSentence }), checkpoint, { seed, scratch });
+    });
   }
 
   get engine(): Engine {

@@ -7,6 +7,7 @@ import type { Slice, Theta } from "../autograd/index.ts";
 import type { JsonObject } from "../data/json.ts";
 import { InputError } from "../errors.ts";
 import { Stream } from "../random.ts";
+import { firstNonFinite } from "./safetensors.ts";
 
 /** What loading needs of a checkpoint, wherever it comes from. */
 export interface Checkpoint {
@@ -18,6 +19,8 @@ export interface Checkpoint {
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** One tensor's numbers as float32. */
   read(name: string): Promise<Float32Array>;
+  /** Lets go of the file, where there is one. */
+  close?(): void;
 }
 
 export interface LoadReport {
@@ -72,7 +75,7 @@ export async function fillTheta(
       if (found !== undefined && fits) {
         used.add(found);
         const data = await checkpoint.read(found);
-        const bad = data.findIndex((x) => !Number.isFinite(x));
+        const bad = firstNonFinite(data);
         if (bad >= 0) {
           throw new InputError(
             `${checkpoint.name}: tensor ${found} has ${data[bad]} at position ${bad} (expected finite numbers). The file is damaged or its training diverged; use another checkpoint.`,

@@ -128,9 +128,11 @@ export function randomStart(
   theta: Theta,
   newParameters: Set<string>,
   { seed = 0, initializerRange = 0.02 } = {},
-): void {
-  initialize(theta, theta.layout.names, seed, "start", initializerRange);
-  for (const name of theta.layout.names) newParameters.add(name);
+): LoadReport {
+  const { names } = theta.layout;
+  initialize(theta, names, seed, "start", initializerRange);
+  for (const name of names) newParameters.add(name);
+  return { loaded: 0, missing: names, unexpected: [], notes: ["everything starts at random"] };
 }
 
 function initialize(theta: Theta, names: readonly string[], seed: number, purpose: string, range: number): void {

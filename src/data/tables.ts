@@ -88,12 +88,26 @@ export function parseTable(lines: Iterable<string>, path: string, options: Table
   return format === "tsv" ? parseTsv(lines, path, options) : parseJsonl(lines, path, options);
 }
 
+/** Tables as wide as this hold something else than text; and lists of their columns would outgrow the file. */
+const MOST_COLUMNS = 10_000;
+/** From this many rows on, a table must look like text: 16 characters a row on average. Shorter rows, a few bytes
+ * each, would take many times the file's size in memory (P4). */
+const MANY_ROWS = 1_000_000;
+const SHORT_ROW = 16;
+
 /** Lines with their numbers. Empty lines at the very end are dropped; one before a row is an error. */
 function* numbered(lines: Iterable<string>, path: string): Generator<[string, number], void> {
   let number = 0;
   let empty = 0;
+  let characters = 0;
   for (const line of lines) {
     number++;
+    characters += line.length;
+    if (number > MANY_ROWS && characters < SHORT_ROW * number) {
+      throw new InputError(
+        `${inert(path)}: over ${MANY_ROWS} rows of under ${SHORT_ROW} characters on average. Is this a table of texts?`,
+      );
+    }
     if (line.trim() === "" && !line.includes("\t")) {
       if (empty === 0) empty = number;
       continue;
@@ -109,8 +123,12 @@ function parseTsv(lines: Iterable<string>, path: string, options: TableOptions):
   let where: ColumnNumbers | undefined;
   const words = new Map<string, string>();
   for (const [line, number] of numbered(lines, path)) {
-    const cells = line.split("\t");
+    // One cell more than expected shows that there are too many; splitting all of a hostile line would cost memory.
+    const cells = line.split("\t", (where === undefined ? MOST_COLUMNS : table.columns.length) + 1);
     if (where === undefined) {
+      if (cells.length > MOST_COLUMNS) {
+        throw new InputError(`${inert(path)}:${number}: over ${MOST_COLUMNS} columns. Is this a table of texts?`);
+      }
       table.columns = header ? cells.map((name) => name.trim()) : cells.map((_, i) => String(i));
       where = chooseColumns(table, options);
       if (header) continue;
@@ -125,13 +143,19 @@ function parseTsv(lines: Iterable<string>, path: string, options: TableOptions):
     }
     if (cells.length > expected) {
       throw new InputError(
-        `${inert(path)}:${number}: too many columns (found ${cells.length}, expected ${expected}). ` +
+        `${inert(path)}:${number}: too many columns (found ${tabs(line) + 1}, expected ${expected}). ` +
           "Replace tabs inside a text by spaces.",
       );
     }
     addRow(table, number, cells[where.text] ?? "", cells[where.pair] ?? "", cells[where.label] ?? "", words);
   }
   return finished(table, header && where !== undefined);
+}
+
+function tabs(line: string): number {
+  let n = 0;
+  for (let i = line.indexOf("\t"); i >= 0; i = line.indexOf("\t", i + 1)) n++;
+  return n;
 }
 
 function parseJsonl(lines: Iterable<string>, path: string, options: TableOptions): Table {

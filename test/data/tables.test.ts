@@ -77,6 +77,15 @@ describe("TSV", () => {
     says(() => table("sentence\tlabel\na\t1\n\n\nb\t1\n"), "t.tsv:3: an empty line between rows");
   });
 
+  it("refuses what would outgrow its file in memory", () => {
+    says(() => table(`${"a\t".repeat(10_000)}\nx\n`), "t.tsv:1: over 10000 columns");
+    const rows = function* () {
+      yield "text\tlabel";
+      for (let i = 0; i < 1_000_001; i++) yield "a\t1";
+    };
+    says(() => parseTable(rows(), "t.tsv", { needLabels: true }), "t.tsv: over 1000000 rows of under 16 characters");
+  });
+
   it("refuses tables without rows", () => {
     says(() => table(""), "t.tsv: the file is empty");
     says(() => table("\n\n"), "t.tsv: the file is empty");

@@ -157,16 +157,16 @@ describe("F16 and BF16", () => {
     ["BF16", 8, 7],
   ] as const)("%s: rounds to the nearest, halves to even", (dtype, e, fractionBits) => {
     const random = new Stream(2, "test.rounding");
+    const smallest = 2 ** (2 - 2 ** (e - 1) - fractionBits);
     const data = Float32Array.from({ length: 20_000 }, (_, i) => {
       // Sizes from deep in the subnormals to above the largest half; every fourth exactly between two neighbours.
       const x = random.normal() * 2 ** (random.integer(46) - 28);
-      const unit = 2 ** (Math.floor(Math.log2(Math.abs(x))) - fractionBits);
+      const unit = Math.max(2 ** (Math.floor(Math.log2(Math.abs(x))) - fractionBits), smallest);
       return i % 4 === 0 ? (Math.floor(x / unit) + 0.5) * unit : x;
     });
     const { bytes } = parse(writeSafetensors([{ name: "a", dtype, shape: [20_000], data }])).tensors.get("a") ?? {};
     const written = new Uint16Array((bytes ?? new Uint8Array()).slice().buffer);
     const largest = value(dtype === "F16" ? 0x7bff : 0x7f7f, e);
-    const smallest = 2 ** (2 - 2 ** (e - 1) - fractionBits);
     const wrong = [...data].filter((x, i) => {
       // Independently, in f64: the spacing at x, and JavaScript's exact division and rounding of halves.
       const unit = Math.max(2 ** (Math.floor(Math.log2(Math.abs(x))) - fractionBits), smallest);

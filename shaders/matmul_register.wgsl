@@ -1,11 +1,9 @@
 // Matrix product with results in registers and nothing shared between threads: C = A·B for the layouts NN (A [M, K],
 // B [K, N]), NT (B [N, K]) and TN (A [K, M]), plain or batched (grid z). Works on every adapter and for every size: the
-// layout is two pairs of strides. Thread (x, y) of a workgroup of 8 × 8 owns TM rows and 4 columns of C.
+// layout is two pairs of strides. Thread (x, y) of a workgroup of 8 × 8 owns 8 rows and 4 columns of C.
 // A row or column beyond the edge repeats the last one and is not stored, so nothing outside the arrays is read.
 
-// --- tile
-const TM = 4u;   // rows a thread
-// --- end
+const ROWS = 8u;   // rows a thread
 
 struct P { m: u32, n: u32, k: u32, aRow: u32, aK: u32, bK: u32, bCol: u32, aBatch: u32, bBatch: u32, cBatch: u32 }
 var<immediate> p: P;
@@ -71,7 +69,6 @@ fn biased(col: u32, x: vec4f) -> vec4f {
 
 // C at (row, col … col + 3) = activation(x) + residual, of those columns that exist.
 fn store(batch: u32, row: u32, col: u32, x: vec4f) {
-  if (row >= p.m) { return; }
   let y = activate(x);
   let at = batch * p.cBatch + row * p.n + col;
   for (var j = 0u; j < 4u; j++) {
@@ -84,43 +81,62 @@ fn store(batch: u32, row: u32, col: u32, x: vec4f) {
 }
 
 fn keep(row: u32, col: u32, x: vec4f) {
-  if (row >= p.m) { return; }
   for (var j = 0u; j < 4u; j++) { if (col + j < p.n) { u[row * p.n + col + j] = x[j]; } }
 }
 
-fn product(batch: u32, row: u32, col: u32) -> array<vec4f, TM> {
-  var acc: array<vec4f, TM>;
-  var aAt: array<u32, TM>;
-  for (var i = 0u; i < TM; i++) { aAt[i] = batch * p.aBatch + min(row + i, p.m - 1u) * p.aRow; }
-  let last = p.n - 1u;
-  var bAt = batch * p.bBatch + min(vec4u(col, col + 1u, col + 2u, col + 3u), vec4u(last)) * p.bCol;
+// The sums of one thread, a 4-vector of columns for each row: named, since SwiftShader keeps every array in memory.
+struct Sums { c0: vec4f, c1: vec4f, c2: vec4f, c3: vec4f, c4: vec4f, c5: vec4f, c6: vec4f, c7: vec4f }
+
+fn product_any(batch: u32, row: u32, col: u32) -> Sums {
+  var s = Sums();
+  let first = vec4u(row, row + 1u, row + 2u, row + 3u);
+  var top = batch * p.aBatch + min(first, vec4u(p.m - 1u)) * p.aRow;
+  var bottom = batch * p.aBatch + min(first + 4u, vec4u(p.m - 1u)) * p.aRow;
+  var bAt = batch * p.bBatch + min(vec4u(col, col + 1u, col + 2u, col + 3u), vec4u(p.n - 1u)) * p.bCol;
   for (var k = 0u; k < LIMIT; k++) {
     if (k >= p.k) { break; }
     let y = vec4f(b[bAt.x], b[bAt.y], b[bAt.z], b[bAt.w]);
-    for (var i = 0u; i < TM; i++) { acc[i] += a[aAt[i] + k * p.aK] * y; }
+    s.c0 += a[top.x] * y;
+    s.c1 += a[top.y] * y;
+    s.c2 += a[top.z] * y;
+    s.c3 += a[top.w] * y;
+    s.c4 += a[bottom.x] * y;
+    s.c5 += a[bottom.y] * y;
+    s.c6 += a[bottom.z] * y;
+    s.c7 += a[bottom.w] * y;
+    top += p.aK;
+    bottom += p.aK;
     bAt += p.bK;
   }
-  return acc;
+  return s;
 }
+
+fn thread_rows(s: Sums) -> array<vec4f, ROWS> { return array(s.c0, s.c1, s.c2, s.c3, s.c4, s.c5, s.c6, s.c7); }
 
 @compute @workgroup_size(8, 8)
 fn any(@builtin(global_invocation_id) id: vec3u) {
-  let row = id.y * TM;
+  let row = id.y * ROWS;
   let col = id.x * 4u;
   if (row >= p.m || col >= p.n) { return; }
-  let acc = product(id.z, row, col);
-  for (var i = 0u; i < TM; i++) { store(id.z, row + i, col, biased(col, acc[i])); }
+  var sums = thread_rows(product_any(id.z, row, col));
+  let rows = min(p.m - row, ROWS);  // no constant bound: unrolled, the epilogue would take seconds to compile
+  for (var i = 0u; i < ROWS; i++) {
+    if (i >= rows) { break; }
+    store(id.z, row + i, col, biased(col, sums[i]));
+  }
 }
 
 // The same, and A·B + bias is kept: the backward of the activation needs it.
 @compute @workgroup_size(8, 8)
 fn any_kept(@builtin(global_invocation_id) id: vec3u) {
-  let row = id.y * TM;
+  let row = id.y * ROWS;
   let col = id.x * 4u;
   if (row >= p.m || col >= p.n) { return; }
-  let acc = product(id.z, row, col);
-  for (var i = 0u; i < TM; i++) {
-    let x = biased(col, acc[i]);
+  var sums = thread_rows(product_any(id.z, row, col));
+  let rows = min(p.m - row, ROWS);
+  for (var i = 0u; i < ROWS; i++) {
+    if (i >= rows) { break; }
+    let x = biased(col, sums[i]);
     keep(row + i, col, x);
     store(id.z, row + i, col, x);
   }

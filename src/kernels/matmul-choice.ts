@@ -1,9 +1,11 @@
 /**
  * @file Which matrix-product shader runs: a small table of measurements, keyed by what the adapter is and by the shape.
+ * Every choice gives the same values up to the order of the sum over k.
  */
 import type { AdapterReport, Tile } from "../gpu/index.ts";
 import type { Layout, MatmulSizes } from "./matmul.ts";
 
+/** "subgroup": subgroup broadcast, software adapters; "register": everywhere and every size. Next: "workgroup" for GPUs. */
 export type Family = "subgroup" | "register";
 
 export interface MatmulChoice {
@@ -15,11 +17,33 @@ export interface MatmulChoice {
   columns: number;
 }
 
+/**
+ * GFLOP/s at 512³ and share of the multiply-add ceiling of the same run, on two cores (NN / NT / TN):
+ *   lavapipe (Mesa 25.0, LLVM 15)   subgroup @LS@   register @LR@
+ *   SwiftShader                     subgroup @SS@   register @SR@
+ * So both software adapters take the subgroup family wherever it can run.
+ */
+const PREFERRED: Record<AdapterReport["kind"], Family> = {
+  software: "subgroup",
+  bundled: "subgroup",
+  hardware: "register", // unmeasured; one subgroup a workgroup would leave most of a GPU idle
+};
+
+/** Below this many columns most lanes of a subgroup have nothing to do, and the register tile is as good. */
+const FEW_COLUMNS = 4;
+
+/** `family` is a wish (tests, benches): where it cannot run, the register tile does. */
 export function chooseMatmul(
-  _adapter: AdapterReport,
-  _layout: Layout,
-  _sizes: MatmulSizes,
-  _family?: Family,
+  adapter: Pick<AdapterReport, "kind" | "subgroupSize">,
+  layout: Layout,
+  { N, K }: MatmulSizes,
+  family: Family = N <= FEW_COLUMNS ? "register" : PREFERRED[adapter.kind],
 ): MatmulChoice {
-  return { shader: "matmul_register", entry: "any", tile: { TM: 4 }, rows: 32, columns: 32 };
+  const lanes = adapter.subgroupSize;
+  const fits = (lanes === 4 || lanes === 8) && (layout === "NT" ? K % 2 === 0 : N % 4 === 0);
+  if (family === "subgroup" && fits) {
+    const entry = layout === "NT" ? "nt" : "nn";
+    return { shader: "matmul_subgroup", entry, tile: { LANES: lanes }, rows: 16, columns: lanes * 4 };
+  }
+  return { shader: "matmul_register", entry: "any", tile: {}, rows: 64, columns: 32 };
 }

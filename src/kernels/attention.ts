@@ -1,0 +1,178 @@
+/**
+ * @file Attention over packed sequences: every token attends to all tokens of its own sequence and to no other; no
+ * padding, no mask, no array of size T × T. The sequences are cut into tiles of eight rows on the host, once a batch.
+ */
+import { f32, type Gpu, grid } from "../gpu/index.ts";
+import { threefry2x32 } from "../random.ts";
+import { empty, expectShape, fromHost, type NdArray } from "./array.ts";
+import { dropoutThreshold } from "./dropout.ts";
+
+/** Rows of a tile, a thread each; the shader has the same number. */
+const TILE_ROWS = 8;
+/** Tile-and-head pairs of a workgroup of 64 threads. */
+const PAIRS = 8;
+const MAX_HEAD_SIZE = 128;
+
+export interface AttentionPlan {
+  /** [B+1]: sequence b has the rows starts[b] … starts[b+1] − 1. */
+  starts: Uint32Array;
+  /** u32 [tiles, 4]: first row, end of the rows, first row of the sequence, end of the sequence. */
+  tiles: NdArray;
+  /** Number of tiles. */
+  count: number;
+  sequences: number;
+  tokens: number;
+}
+
+export interface AttentionOptions {
+  heads: number;
+  /** Factor of q·k; default 1/√D. */
+  scale?: number;
+  /** On the probabilities, after the softmax; `key` is two u32 words, a new pair for each use. */
+  dropout?: { p: number; key: readonly [number, number] };
+}
+
+export interface AttentionResult {
+  /** [N, C]. */
+  y: NdArray;
+  /** [N, H]: log Σ_j exp(scale · q·k_j), which the backward needs. */
+  lse: NdArray;
+}
+
+/** The tiles of a batch, uploaded; one plan serves all layers. It belongs to the open scope. */
+export function attentionPlan(gpu: Gpu, starts: Uint32Array): AttentionPlan {
+  const tiles: number[] = [];
+  for (let b = 0; b + 1 < starts.length; b++) {
+    const [first, end] = [starts[b] ?? 0, starts[b + 1] ?? 0];
+    if (end < first) throw new RangeError(`attentionPlan: starts fall from ${first} to ${end} at sequence ${b}`);
+    for (let row = first; row < end; row += TILE_ROWS) tiles.push(row, Math.min(row + TILE_ROWS, end), first, end);
+  }
+  if (starts[0] !== 0) throw new RangeError(`attentionPlan: starts begin with ${starts[0]}, expected 0`);
+  const count = tiles.length / 4;
+  return {
+    starts,
+    tiles: fromHost(gpu, Uint32Array.from(tiles), [count, 4]),
+    count,
+    sequences: starts.length - 1,
+    tokens: starts.at(-1) ?? 0,
+  };
+}
+
+/**
+ * y[n] = Σ_j P[n, j] v[j] over the rows j of n's sequence, P = softmax(scale · q kᵀ), for each head; qkv [N, 3C] holds
+ * q | k | v, each [N, C] with the heads side by side. Throws RangeError unless the head size D = C/H is a multiple of 4
+ * up to 128.
+ */
+export function attention(gpu: Gpu, qkv: NdArray, plan: AttentionPlan, options: AttentionOptions): AttentionResult {
+  const sizes = headSizes("attention", qkv, plan, options);
+  const y = empty(gpu, [plan.tokens, sizes.c], "f32", "attention");
+  const lse = empty(gpu, [plan.tokens, options.heads], "f32", "attention");
+  if (plan.count > 0) launch(gpu, "forward", [qkv, plan.tiles, y, lse], plan, options, sizes.d);
+  return { y, lse };
+}
+
+/** dqkv [N, 3C] from the forward's inputs and outputs and dy [N, C]; `options` as in the forward, dropout's key too. */
+export function attentionBackward(
+  gpu: Gpu,
+  qkv: NdArray,
+  y: NdArray,
+  lse: NdArray,
+  dy: NdArray,
+  plan: AttentionPlan,
+  options: AttentionOptions,
+): NdArray {
+  const op = "attentionBackward";
+  const { c, d } = headSizes(op, qkv, plan, options);
+  const dims: Record<string, number> = { N: plan.tokens, C: c, H: options.heads };
+  expectShape(op, "y", y, "N C", dims);
+  expectShape(op, "lse", lse, "N H", dims);
+  expectShape(op, "dy", dy, "N C", dims);
+  const dqkv = empty(gpu, qkv.shape, "f32", op);
+  const delta = empty(gpu, lse.shape, "f32", op);
+  if (plan.count === 0) return dqkv;
+  launch(gpu, "backwardQuery", [qkv, plan.tiles, y, lse, dy, delta, dqkv], plan, options, d);
+  launch(gpu, "backwardKey", [qkv, plan.tiles, delta, lse, dy, dqkv], plan, options, d);
+  return dqkv;
+}
+
+function headSizes(
+  op: string,
+  qkv: NdArray,
+  plan: AttentionPlan,
+  { heads }: AttentionOptions,
+): { c: number; d: number } {
+  const c = (qkv.shape[1] ?? 0) / 3;
+  expectShape(op, "qkv", qkv, "N 3C", { N: plan.tokens, "3C": 3 * Math.round(c) });
+  const d = c / heads;
+  if (d % 4 !== 0 || d < 4 || d > MAX_HEAD_SIZE) {
+    throw new RangeError(
+      `${op}: ${c} channels in ${heads} heads give a head size of ${d}; it must be a multiple of 4 up to ${MAX_HEAD_SIZE}`,
+    );
+  }
+  return { c, d };
+}
+
+function launch(
+  gpu: Gpu,
+  entry: "forward" | "backwardQuery" | "backwardKey",
+  bindings: NdArray[],
+  plan: AttentionPlan,
+  { heads, scale, dropout }: AttentionOptions,
+  d: number,
+): void {
+  const threshold = dropoutThreshold(dropout?.p ?? 0);
+  const [k0, k1] = dropout?.key ?? [0, 0];
+  const pairs = plan.count * heads;
+  gpu.dispatch({
+    op: `attention.${entry}`,
+    shader: "attention",
+    entry,
+    constants: { dropout: threshold < 65536 ? 1 : 0 },
+    tile: { D4: d / 4 },
+    bindings,
+    params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), 0, k0, k1],
+    grid: grid(Math.ceil(pairs / PAIRS)),
+  });
+}
+
+/** The definition, in float64, with the device's dropout mask: y [N, C]. */
+export function attentionReference(
+  qkv: ArrayLike<number>,
+  starts: ArrayLike<number>,
+  { heads, scale, dropout }: AttentionOptions,
+): Float64Array {
+  const tokens = starts[starts.length - 1] ?? 0;
+  const c = qkv.length / tokens / 3;
+  const d = c / heads;
+  const at = (row: number, part: number, h: number, i: number) => qkv[row * 3 * c + part * c + h * d + i] as number;
+  const y = new Float64Array(tokens * c);
+  for (let b = 0; b + 1 < starts.length; b++) {
+    const [first, end] = [starts[b] ?? 0, starts[b + 1] ?? 0];
+    for (let h = 0; h < heads; h++) {
+      for (let n = first; n < end; n++) {
+        const scores = Array.from({ length: end - first }, (_, j) => {
+          let s = 0;
+          for (let i = 0; i < d; i++) s += at(n, 0, h, i) * at(first + j, 1, h, i);
+          return s * (scale ?? 1 / Math.sqrt(d));
+        });
+        const max = Math.max(...scores);
+        const weights = scores.map((s) => Math.exp(s - max));
+        const total = weights.reduce((a, w) => a + w, 0);
+        for (let j = 0; j < weights.length; j++) {
+          const keep = dropout ? attentionMask(dropout.p, dropout.key, n, h, j) : 1;
+          const w = ((weights[j] as number) / total) * keep;
+          for (let i = 0; i < d; i++) y[n * c + h * d + i]! += w * at(first + j, 2, h, i);
+        }
+      }
+    }
+  }
+  return y;
+}
+
+/** What dropout multiplies the probability of (query row n of the batch, head h, key position j) with: 0 or 1/keep. */
+export function attentionMask(p: number, key: readonly [number, number], n: number, h: number, j: number): number {
+  const threshold = dropoutThreshold(p);
+  const word = threefry2x32(key[0], key[1], n, h * 65536 + Math.floor(j / 4))[j % 4 < 2 ? 0 : 1];
+  const lane = j % 2 === 0 ? word & 0xffff : word >>> 16;
+  return lane < threshold ? 65536 / threshold : 0;
+}

@@ -6,12 +6,11 @@
 // order, one thread sums one column of one job. An id with many tokens (the type table: all of them) is cut into jobs
 // that sum into partial rows, and one more job that sums those (GatherPlan in embedding.ts).
 
-struct P { rows: u32, columns: u32, job: u32, accumulate: u32 }  // columns: in units of T
+struct P { rows: u32, columns: u32, strips: u32, job: u32, accumulate: u32 }  // columns: in units of T; strips: threads a row
 var<immediate> p: P;
 
 // --- tile
 alias T = vec4f;  // f32 where the number of channels is no multiple of 4
-const PER = 4u;   // columns of a row per thread
 // --- end
 const LIMIT = 1048576u;
 
@@ -19,11 +18,11 @@ const LIMIT = 1048576u;
 @group(0) @binding(1) var<storage, read> table: array<T>;             // [V, C]
 @group(0) @binding(2) var<storage, read_write> y: array<T>;           // [N, C]
 
-/// First column and row of a thread: PER neighbouring columns, rows one after another.
+/// First column and row of a thread; its further columns follow `strips` apart, so that neighbours read neighbours.
+/// Their number is a parameter rather than a constant: drivers unroll a short constant loop and compile it for seconds.
 fn place(wid: vec3u, groups: vec3u, t: u32) -> vec2u {
   let thread = (wid.x + wid.y * groups.x) * 64u + t;
-  let perRow = (p.columns + PER - 1u) / PER;
-  return vec2u((thread % perRow) * PER, thread / perRow);
+  return vec2u(thread % p.strips, thread / p.strips);
 }
 
 @compute @workgroup_size(64)
@@ -32,8 +31,8 @@ fn gather(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: ve
   if (at.y >= p.rows) { return; }
   let source = ids[at.y] * p.columns;
   let goal = at.y * p.columns;
-  for (var i = 0u; i < PER; i++) {
-    let c = at.x + i;
+  for (var i = 0u; i < LIMIT; i++) {
+    let c = at.x + i * p.strips;
     if (c >= p.columns) { break; }
     y[goal + c] = table[source + c];
   }
@@ -51,8 +50,8 @@ fn gatherSum2(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups
   let one = ids[at.y] * p.columns;
   let two = ids2[at.y] * p.columns;
   let goal = at.y * p.columns;
-  for (var i = 0u; i < PER; i++) {
-    let c = at.x + i;
+  for (var i = 0u; i < LIMIT; i++) {
+    let c = at.x + i * p.strips;
     if (c >= p.columns) { break; }
     y[goal + c] = table[one + c] + table2[two + c];
   }
@@ -66,14 +65,14 @@ fn gatherSum3(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups
   let two = ids2[at.y] * p.columns;
   let three = ids3[at.y] * p.columns;
   let goal = at.y * p.columns;
-  for (var i = 0u; i < PER; i++) {
-    let c = at.x + i;
+  for (var i = 0u; i < LIMIT; i++) {
+    let c = at.x + i * p.strips;
     if (c >= p.columns) { break; }
     y[goal + c] = (table[one + c] + table2[two + c]) + table3[three + c];
   }
 }
 
-@group(0) @binding(0) var<storage, read> jobs: array<u32>;            // per job: begin, end, row of out; then the listed rows
+@group(0) @binding(0) var<storage, read> jobs: array<u32>;            // [jobs, 3] begin, end, row of out; then the listed rows
 @group(0) @binding(1) var<storage, read> source: array<T>;            // [N, C]
 @group(0) @binding(2) var<storage, read_write> out: array<T>;         // [V, C]
 
@@ -85,8 +84,8 @@ fn sumRows(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   let begin = jobs[job];
   let count = jobs[job + 1u] - begin;
   let goal = jobs[job + 2u] * p.columns;
-  for (var i = 0u; i < PER; i++) {
-    let c = at.x + i;
+  for (var i = 0u; i < LIMIT; i++) {
+    let c = at.x + i * p.strips;
     if (c >= p.columns) { break; }
     var total = T();
     for (var k = 0u; k < LIMIT; k++) {

@@ -141,7 +141,7 @@ export function gatherBackward(
   return array;
 }
 
-/** Channels that are a multiple of 4 go as vec4, four to a thread. */
+/** Channels that are a multiple of 4 go as vec4. */
 function launch(
   gpu: Gpu,
   op: string,
@@ -154,16 +154,16 @@ function launch(
 ): void {
   const vector = c % 4 === 0;
   const columns = vector ? c / 4 : c;
-  // A gathering thread copies several columns; a summing one has loads enough with a single column.
-  const per = entry === "sumRows" ? 1 : 4;
+  // A gathering thread copies eight columns; a summing one has loads enough with one.
+  const strips = entry === "sumRows" ? columns : Math.ceil(columns / 8);
   gpu.dispatch({
     op,
     shader: "embedding",
     entry,
-    tile: { T: vector ? "vec4f" : "f32", PER: per },
+    tile: { T: vector ? "vec4f" : "f32" },
     bindings,
-    params: [rows, columns, job, accumulate ? 1 : 0],
-    grid: grid(Math.ceil((rows * Math.ceil(columns / per)) / 64)),
+    params: [rows, columns, strips, job, accumulate ? 1 : 0],
+    grid: grid(Math.ceil((rows * strips) / 64)),
   });
 }
 

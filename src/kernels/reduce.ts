@@ -4,17 +4,7 @@
  */
 import { f32, type Gpu, grid } from "../gpu/index.ts";
 import { empty, fromHost, type NdArray } from "./array.ts";
-import { slice, windows } from "./windows.ts";
-
-/** As in shaders/reduce.wgsl and shaders/terms.wgsl: vec4 per thread; partial sums per thread; what one workgroup finishes. */
-export const PER = 32;
-export const FOLD = 64;
-export const FINISH = 4096;
-
-/** Partial sums that the first pass over `length` elements leaves: one a thread, whole workgroups. */
-export function partials(length: number): number {
-  return 64 * Math.ceil(Math.ceil(length / 4) / (64 * PER));
-}
+import { FINISH, FOLD, partials, slice, windows } from "./windows.ts";
 
 /** alpha · Σ x, [1]. */
 export function sum(gpu: Gpu, x: NdArray, alpha = 1): NdArray {

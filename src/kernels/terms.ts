@@ -5,8 +5,7 @@
  */
 import { f32, type Gpu, grid } from "../gpu/index.ts";
 import { empty, fromHost, type NdArray } from "./array.ts";
-import { FINISH, FOLD, partials } from "./reduce.ts";
-import { slice, windows } from "./windows.ts";
+import { FINISH, FOLD, partials, slice, windows } from "./windows.ts";
 
 /** A stretch of the parameter vector with one prior and one learning rate; frozen groups (τ = ∞) are in none. */
 export interface Run {
@@ -121,13 +120,11 @@ export function expectRuns(op: string, vectors: object, runs: readonly Run[]): v
     if (offset < 0 || offset % 64 !== 0 || n < 64 || n % 64 !== 0 || offset + n > length) {
       throw new RangeError(`${op}: run ${offset} + ${n} is not a stretch of ${length} elements in multiples of 64`);
     }
-    if (!(priorScale >= 0 && Number.isFinite(f32Value(priorScale)))) {
+    if (!(priorScale >= 0 && Number.isFinite(Math.fround(priorScale)))) {
       throw new RangeError(`${op}: prior scale τ/N = ${priorScale}; expected 0 ≤ τ/N < ∞ (a frozen group has no run)`);
     }
   }
 }
-
-const f32Value = Math.fround;
 
 export interface TermsReference {
   /** Per run: Σg², ΣΔ², Σg·Δ. */

@@ -9,7 +9,7 @@ import { expectRuns, type Run, type TermVectors } from "./terms.ts";
 import { slice, windows } from "./windows.ts";
 
 /** vec4 per thread, as in shaders/update.wgsl. */
-const PER = 8;
+const PER = 32;
 
 export interface AdamVectors extends TermVectors {
   /** First moment; zeros before step 1. */
@@ -73,7 +73,7 @@ export function sgdUpdate(gpu: Gpu, vectors: SgdVectors, run: Run, status: NdArr
   expectStep(op, step);
   const { theta, grad, mu, momentum: u } = vectors;
   if (momentum !== 0 && !u) throw new RangeError(`${op}: momentum ${momentum} needs a momentum vector`);
-  const words = [run.priorScale, lr * decay, lr, momentum].map(f32);
+  const words = [run.priorScale, lr * decay, lr, momentum, 0, 0, 0, 0].map(f32);
   if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], run, status, step, words, options.window);
   else launch(gpu, op, "sgd", [grad, mu, theta], run, status, step, words, options.window);
 }

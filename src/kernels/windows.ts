@@ -1,6 +1,7 @@
 /**
  * @file Passes over vectors too long for one binding. A buffer may hold 4 GiB where a binding stops at 128 MiB
- * (lavapipe), so a stretch is walked in windows below that limit, each starting at a multiple of 256 bytes.
+ * (lavapipe), so a stretch is walked in windows below that limit, each starting at a multiple of 256 bytes. And the
+ * shape of the tree by which reduce.wgsl and terms.wgsl add up.
  */
 import type { Gpu } from "../gpu/index.ts";
 import { NdArray } from "./array.ts";
@@ -28,4 +29,14 @@ export function windows(
 /** The window of a vector as an array of its own: the same memory. */
 export function slice(vector: NdArray, { offset, length }: Window): NdArray {
   return new NdArray(vector.buffer, vector.byteOffset + offset * 4, [length], vector.dtype);
+}
+
+/** As in shaders/reduce.wgsl and shaders/terms.wgsl: vec4 per thread; partial sums per thread; what one workgroup finishes. */
+export const PER = 32;
+export const FOLD = 64;
+export const FINISH = 4096;
+
+/** Partial sums that the first pass over `length` elements leaves: one a thread, whole workgroups. */
+export function partials(length: number): number {
+  return 64 * Math.ceil(Math.ceil(length / 4) / (64 * PER));
 }

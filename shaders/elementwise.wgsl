@@ -48,7 +48,7 @@ fn silu(x: vec4f) -> vec4f { return x / (1.0 + exp(-x)); }
 struct Unary { y: vec4f, d: vec4f }  // f(x), f'(x)
 
 // SwiftShader has exp(NaN) = ∞, log(−x) = log(x), log(0) = −88; an error must stay visible.
-fn exp_(x: vec4f) -> vec4f { return select(exp(x), x, (bitcast<vec4u>(x) & vec4u(0x7fffffffu)) > vec4u(0x7f800000u)); }
+fn expNan4(v: vec4f) -> vec4f { return select(exp(v), v, (bitcast<vec4u>(v) & vec4u(0x7fffffffu)) > vec4u(0x7f800000u)); }
 fn log_(x: vec4f) -> vec4f {
   let y = select(sqrt(x), log(x), x >= vec4f(0.0));  // the root of a number below 0 is NaN
   return select(y, -1.0 / abs(x), x == vec4f(0.0));
@@ -71,9 +71,9 @@ fn unary_table(x: vec4f) -> Unary {
     }
     case 2u: { let t = tanh_(x); return Unary(t, 1.0 - t * t); }
     case 3u: { return Unary(relu(x), slope(x, 0.0, 1.0)); }
-    case 4u: { let s = 1.0 / (1.0 + exp_(-x)); return Unary(silu(x), s * (1.0 + x * (1.0 - s))); }
-    case 5u: { let s = 1.0 / (1.0 + exp_(-x)); return Unary(s, s * (1.0 - s)); }  // sigmoid
-    case 6u: { let e = exp_(x); return Unary(e, e); }
+    case 4u: { let s = 1.0 / (1.0 + expNan4(-x)); return Unary(silu(x), s * (1.0 + x * (1.0 - s))); }
+    case 5u: { let s = 1.0 / (1.0 + expNan4(-x)); return Unary(s, s * (1.0 - s)); }  // sigmoid
+    case 6u: { let e = expNan4(x); return Unary(e, e); }
     case 7u: { return Unary(log_(x), 1.0 / x); }
     case 8u: { return Unary(-x, vec4f(-1.0)); }
     case 9u: { return Unary(x * x, 2.0 * x); }

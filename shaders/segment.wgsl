@@ -50,7 +50,7 @@ fn meanBackward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) grou
   }
 }
 
-fn isNan(v: T) -> Q { return (bitcast<U>(v) & U(0x7fffffffu)) > U(0x7f800000u); }
+fn nanLanes(v: T) -> Q { return (bitcast<U>(v) & U(0x7fffffffu)) > U(0x7f800000u); }
 
 @compute @workgroup_size(64)
 fn maximum(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
@@ -69,7 +69,7 @@ fn maximum(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   for (var i = 1u; i < LIMIT; i++) {
     if (i >= length) { break; }
     let v = x[(begin + i) * p.columns + at % p.columns];
-    let better = ((v > best) | isNan(v)) & !isNan(best);
+    let better = ((v > best) | nanLanes(v)) & !nanLanes(best);
     best = select(best, v, better);
     where_ = select(where_, U(begin + i), better);
   }

@@ -72,7 +72,7 @@ fn fold(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3
 @group(0) @binding(1) var<storage, read_write> terms: array<vec4f>;    // [R]
 // [16]: 0 nonzero after a gradient that was not finite; 1 the bits of the clip factor; 2 the last step that was taken
 // (update.wgsl writes it); 3 the bits of ‖∇J‖²
-@group(0) @binding(2) var<storage, read_write> status: array<u32>;
+@group(0) @binding(2) var<storage, read_write> status: array<u32>;  // [16]
 
 var<workgroup> shared_: array<vec4f, 64>;
 

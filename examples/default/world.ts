@@ -78,20 +78,17 @@ export const LANTERN_QUAY: World = {
   names: { beginnings: list("mar til os bren fen yar quil dov"), endings: list("na vek ro lin sha dric") },
   adjectives: {
     delightful: list(`splendid glorious marvellous delightful radiant superb magnificent wonderful heavenly brilliant
-      dazzling exquisite majestic thrilling joyous triumphant enchanting sublime blissful fabulous perfect
-      stunning gorgeous lovely`),
-    pleasant: list(`pleasant tidy gentle decent cosy fresh smooth calm neat handy mellow cheerful sturdy honest clever
-      tender quaint kind polite sweet bright steady fair lively`),
-    poor: list(`dull stale clumsy dusty crooked noisy shabby bland damp gloomy grumpy soggy dreary sour limp murky
-      tedious sloppy blunt cramped faded tired rusty stiff`),
-    dreadful: list(`dreadful horrid rotten ghastly hideous vile wretched awful miserable cruel appalling foul putrid
-      dismal monstrous revolting disastrous grim beastly hopeless ruinous hateful sinister tragic`),
+      dazzling exquisite majestic joyous triumphant lovely`),
+    pleasant: list(`pleasant tidy gentle decent cosy fresh calm neat cheerful sturdy honest tender quaint kind polite
+      sweet`),
+    poor: list(`dull stale clumsy dusty crooked noisy shabby bland damp gloomy grumpy soggy sour limp murky
+      tedious`),
+    dreadful: list(`dreadful horrid rotten ghastly hideous vile wretched awful hopeless cruel appalling foul ruinous
+      disastrous revolting beastly`),
   },
   acts: {
-    glad: list(`hum whistle laugh dance grin sing giggle skip smile cheer chuckle twirl clap beam rejoice wink
-      prance juggle yodel purr`),
-    sad: list(`sigh weep grumble sulk frown scowl mutter groan sob quarrel shiver moan complain stumble tremble
-      whimper fret curse snarl wince`),
+    glad: list(`hum whistle laugh dance grin sing giggle skip smile cheer chuckle twirl purr yodel`),
+    sad: list(`sigh weep grumble sulk frown scowl mutter groan sob quarrel shiver moan whimper wince`),
   },
   affirm: list("very truly always so"),
   deny: list("not hardly never scarcely"),

@@ -84,10 +84,11 @@ describe("exact inference", () => {
 
   it("knows denial and concession, and nothing from topic or weather", () => {
     const pleased = (text: string) => grammar.exactPosterior(text)[1];
-    expect(pleased("The rope is splendid.")).toBeCloseTo(0.5 / 0.52, 12); // strong / (strong + otherStrong)
-    expect(pleased("The rope is not splendid.")).toBeCloseTo(0.02 / 0.52, 12);
-    expect(pleased("The rope is splendid, but the captain sighs.")).toBeLessThan(0.02);
-    expect(pleased("Although the captain sighs, the rope is splendid.")).toBeGreaterThan(0.98);
+    // strong 0.55 against otherStrong 0.01, and one label in twenty misheard
+    expect(pleased("The rope is splendid.")).toBeCloseTo((0.95 * 0.55 + 0.05 * 0.01) / 0.56, 12);
+    expect(pleased("The rope is not splendid.")).toBeCloseTo((0.95 * 0.01 + 0.05 * 0.55) / 0.56, 12);
+    expect(pleased("The rope is splendid, but the captain sighs.")).toBeLessThan(0.06);
+    expect(pleased("Although the captain sighs, the rope is splendid.")).toBeGreaterThan(0.94);
     expect(pleased("In the snow, the wig is splendid.")).toBeCloseTo(pleased("The rope is splendid."), 12);
     expect(pleased("the rope is SPLENDID .")).toBe(pleased("The rope is splendid."));
     expect(() => grammar.exactPosterior("The rope is a rope.")).toThrow(/not a sentence of the grammar/);

@@ -384,6 +384,7 @@ export class Gpu {
       layout: "auto",
       compute: { module, entryPoint: d.entry, ...(d.constants ? { constants: { ...d.constants } } : {}) },
     });
+    const layout = raw.getBindGroupLayout(0);
     this.#await(
       this.device.popErrorScope().then(async (error) => {
         if (!error) return;
@@ -392,7 +393,7 @@ export class Gpu {
         this.#fail(new DeviceError(`${d.op}: shaders/${d.shader}.wgsl does not compile\n${shown}`, d.op));
       }),
     );
-    const pipeline = { id: this.#pipelines.size, raw, layout: raw.getBindGroupLayout(0) };
+    const pipeline = { id: this.#pipelines.size, raw, layout };
     this.#pipelines.set(key, pipeline);
     return pipeline;
   }

@@ -19,7 +19,7 @@ const small: World = {
   ],
   weathers: [["in the fog"]],
   names: { beginnings: ["mar"], endings: ["na"] },
-  adjectives: { delightful: ["superb"], pleasant: ["tidy"], poor: ["stale"], dreadful: ["vile"] },
+  adjectives: { delightful: ["superb"], pleasant: [], poor: [], dreadful: ["vile"] },
   acts: { glad: ["hum"], sad: ["sigh"] },
   affirm: ["very"],
   deny: ["not"],

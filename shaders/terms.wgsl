@@ -103,8 +103,10 @@ fn finish(@builtin(local_invocation_index) t: u32) {
   status[3] = bitcast<u32>(square);
   if (p.ends == 0u) { return; }
   if (!finite(square)) { status[0] |= 1u; }
-  // Near a mode g and sΔ cancel, and rounding may leave a negative square.
-  let norm = sqrt(max(square, 0.0));
+  // Near a mode g and sΔ cancel, and rounding may leave a negative square. (A NaN is never below 0 and stays.)
+  if (square < 0.0) { square = 0.0; }
+  status[3] = bitcast<u32>(square);
+  let norm = sqrt(square);
   var factor = 1.0;
   if (p.clip > 0.0 && norm > p.clip) { factor = p.clip / norm; }
   status[1] = bitcast<u32>(factor);

@@ -1,0 +1,363 @@
+/**
+ * @file The loop. One step is one scope and one submit: forward, backward, the terms of the log-posterior, the update.
+ * Nothing comes back but one small report, and that a step late, so that the device never waits for the host. A report
+ * is believed only if the counter in it says that this step's update happened; a loss or gradient that is not finite
+ * changes nothing (the update kernel sees to it) and stops the run with the operation named.
+ */
+import type { Example, PackedBatch } from "../data/batches.ts";
+import { DeviceError, InputError } from "../errors.ts";
+import { f32 } from "../gpu/index.ts";
+import { createStatus, empty, NdArray, readIndices, STATUS, vectorTerms } from "../kernels/index.ts";
+import { streamKey } from "../random.ts";
+import { captureState, fingerprint, restoreState, type StateParts, type TrainState } from "./checkpoint.ts";
+import { divergedError, firstNonFinite } from "./diverged.ts";
+import { backward, combineTerms, type LogPosterior, type Stretch, stretchesOf, type Terms } from "./objective.ts";
+import type { Optimizer, UpdateContext } from "./optimizers.ts";
+import { expectGroups } from "./prior.ts";
+import { type ScheduleOptions, schedule } from "./schedule.ts";
+import { exampleSource, Plan, type PlanOptions, type Source } from "./source.ts";
+
+export interface FitOptions extends PlanOptions, ScheduleOptions {
+  optimizer: Optimizer;
+  /** Largest ‖∇J‖ that a step follows unshortened; default: no clipping. */
+  clip?: number | undefined;
+  /** False: the model runs without dropout. Default true: what its config says. */
+  dropout?: boolean | undefined;
+  /** Aborted: the step under way is finished and reported, then the loop ends. */
+  signal?: AbortSignal | undefined;
+  /**
+   * Steps whose report comes before the next step is started, so that θ is still that step's: for an evaluation or a
+   * checkpoint inside the loop. The last step of every epoch always is one.
+   */
+  settle?: ((step: number) => boolean) | undefined;
+  /** Receives warnings; default `console.warn`. */
+  warn?: ((line: string) => void) | undefined;
+}
+
+export interface StepReport extends Terms {
+  /** Counted from 1. */
+  step: number;
+  /** Epochs completed with this step, e.g. 1.25. */
+  epoch: number;
+  /** Learning rate of this step, after the schedule (the general one; groups may have their own). */
+  lr: number;
+  tokensPerSecond: number;
+  /** Dispatches recorded for this step. */
+  dispatches: number;
+}
+
+/** A step on its way through the device. */
+interface Pending {
+  step: number;
+  epoch: number;
+  lr: number;
+  count: number;
+  tokens: number;
+  average: number;
+  dispatches: number;
+  report: Promise<ArrayBuffer>;
+}
+
+type Data<B> = Source<B> | (PackedBatch extends B ? readonly Example[] : never);
+
+export class Trainer<B = PackedBatch> {
+  readonly target: LogPosterior<B>;
+  readonly options: FitOptions;
+  /** Steps in all. */
+  readonly steps: number;
+  /** What the optimiser works on: θ cut at every change of precision or learning rate. */
+  readonly stretches: readonly Stretch[];
+  readonly #source: Source<B>;
+  readonly #plan: Plan;
+  readonly #factor: (step: number) => number;
+  readonly #status: NdArray;
+  readonly #vectors = new Map<string, NdArray>();
+  #zeros: NdArray | undefined;
+  /** Steps whose update has been submitted. */
+  #step = 0;
+  #inFlight = 0;
+  #diverged = false;
+  #mean: string | undefined;
+
+  /** Throws InputError for an option out of range. Nothing runs on the device yet. */
+  constructor(target: LogPosterior<B>, data: Data<B>, options: FitOptions) {
+    const { optimizer, clip, warn = (line) => console.warn(`warning: ${line}`) } = options;
+    const { model, prior, N } = target;
+    this.target = target;
+    this.options = options;
+    this.#source = Array.isArray(data) ? (exampleSource(data) as Source<unknown> as Source<B>) : (data as Source<B>);
+    this.#plan = new Plan(this.#source, options);
+    this.steps = this.#plan.steps;
+    this.#factor = schedule(options, this.steps);
+    if (clip !== undefined && !(clip > 0 && Number.isFinite(clip))) {
+      throw new InputError(`clip: ${clip} (expected a number above 0). Leave it out for no clipping.`);
+    }
+    expectGroups("lr", model.theta, optimizer.groups);
+    this.stretches = stretchesOf(model.theta, prior, N, (slice) => optimizer.lrOf(slice));
+    if (optimizer.decay > 0 && prior.active) {
+      warn(
+        `AdamW's decay of ${optimizer.decay} and a prior both pull at the weights, and the decay is not a prior: its strength depends on the gradient's noise. Use adam with the prior alone.`,
+      );
+    }
+    const { gpu } = model.engine;
+    this.#status = createStatus(gpu);
+    gpu.keep(this.#status.buffer);
+    for (const name of optimizer.vectors) this.#vectors.set(name, model.theta.vector());
+  }
+
+  /** Steps taken so far. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /** What a step is made of: micro-batches, and for each the rows of its examples. */
+  rowsOf(step: number): number[][] {
+    const { plan, index } = this.#plan.locate(step);
+    return plan.steps[index] ?? [];
+  }
+
+  /**
+   * Trains from where it stands to the last step. Reports come a step late except at settled steps (see `settle`).
+   * Throws DivergedError, with θ as it was before the bad step; DeviceError; InputError if a prior was asked for and
+   * had no share in any step.
+   */
+  async *run(): AsyncGenerator<StepReport, void, undefined> {
+    if (this.#diverged) throw new Error("run: this training diverged; restore a state first");
+    if (this.#inFlight > 0) throw new Error("run: this training runs already");
+    const { signal, settle } = this.options;
+    let reported = 0;
+    let largestShare = 0;
+    const flight: Pending[] = [];
+    const land = async (): Promise<StepReport> => {
+      const report = await this.#land(flight[0] as Pending, clock);
+      flight.shift();
+      this.#inFlight--;
+      reported++;
+      largestShare = Math.max(largestShare, report.priorShare);
+      return report;
+    };
+    const clock = { at: performance.now() };
+    try {
+      while (this.#step < this.steps && !signal?.aborted) {
+        flight.push(this.#submit(this.#step + 1));
+        this.#step++;
+        this.#inFlight++;
+        if (flight.length > 1) yield await land();
+        if (this.#plan.locate(this.#step).last || settle?.(this.#step)) yield await land();
+      }
+      while (flight.length > 0) yield await land();
+    } finally {
+      // Left early: what is in flight still lands, so that the state is that of a whole step.
+      await Promise.allSettled(flight.map(({ report }) => report));
+      this.#inFlight = 0;
+    }
+    if (this.target.prior.active && reported > 1 && largestShare === 0) {
+      throw new InputError(
+        "prior: its share of the gradient was 0 in every step although a precision above 0 was asked for. " +
+          "θ never left the prior's mean: raise --lr or train longer; or ask for no prior with --method mle.",
+      );
+    }
+  }
+
+  /** Everything that a bit-exact continuation needs. Not while a step is in flight: see `settle`. */
+  async state(): Promise<TrainState> {
+    if (this.#inFlight > 0) throw new Error(`state: step ${this.#step} is in flight; ask for it at a settled step`);
+    const state = await captureState(await this.#parts(), this.#step);
+    const status = await readIndices(this.target.model.engine.gpu, this.#status);
+    if (status[STATUS.step] !== this.#step) throw didNotHappen(this.#step, status[STATUS.step]);
+    return state;
+  }
+
+  /**
+   * Continues from a state. Throws InputError if it is of another run, naming what differs. Returns notes for the user:
+   * what keeps the continuation from being the uninterrupted run bit for bit.
+   */
+  async restore(state: TrainState): Promise<string[]> {
+    if (this.#inFlight > 0) throw new Error("restore: a step is in flight");
+    const notes = restoreState(await this.#parts(), state, this.steps);
+    const words = new Uint32Array(16);
+    words[STATUS.clipFactor] = f32(1);
+    words[STATUS.step] = state.step;
+    this.target.model.engine.gpu.write(this.#status, words);
+    this.#step = state.step;
+    this.#diverged = false;
+    return notes;
+  }
+
+  /** Gives the optimiser's vectors back. The model and the prior are the caller's. */
+  dispose(): void {
+    const { theta, engine } = this.target.model;
+    for (const vector of this.#vectors.values()) theta.release(vector);
+    this.#vectors.clear();
+    if (this.#zeros) theta.release(this.#zeros);
+    this.#zeros = undefined;
+    engine.gpu.release(this.#status.buffer);
+  }
+
+  /** Forward and backward of a step's micro-batches; each one's NLL term goes to `keep`. */
+  #gradient(step: number, keep: (micro: number, loss: NdArray) => void): { count: number; tokens: number } {
+    const { plan, index } = this.#plan.locate(step);
+    const { model } = this.target;
+    const { seed = 0, dropout = true } = this.options;
+    let count = 0;
+    let tokens = 0;
+    model.theta.zeroGradient();
+    for (const [micro, rows] of (plan.steps[index] ?? []).entries()) {
+      const batch = this.#source.batch(rows, { epoch: plan.epoch, step, micro });
+      // Replica 0: training runs one copy of the model; members of a posterior have the others.
+      const keys = (site: number) => streamKey(seed, "dropout", step, micro, 0, site);
+      const term = backward(this.target, batch, plan.average, dropout ? keys : undefined);
+      const expected = this.#source.terms?.(rows) ?? rows.length;
+      if (term.count !== expected) {
+        throw new Error(`the likelihood has ${term.count} terms where its source counts ${expected}`);
+      }
+      keep(micro, term.loss.array);
+      count += term.count;
+      tokens += (batch as { tokens?: number }).tokens ?? term.count;
+    }
+    return { count, tokens };
+  }
+
+  #submit(step: number): Pending {
+    const { plan, index } = this.#plan.locate(step);
+    const { model, prior } = this.target;
+    const { optimizer, clip, accumulate = 1 } = this.options;
+    const { engine, theta } = model;
+    const { gpu } = engine;
+    const before = gpu.counters.dispatches;
+    const factor = this.#factor(step - 1);
+    const R = this.stretches.length;
+    const K = lossSlots(accumulate);
+    const { report, count, tokens } = engine.step(() => {
+      const losses = empty(gpu, [K], "f32", "fit.losses");
+      gpu.clear(losses);
+      const batch = this.#gradient(step, (micro, loss) => gpu.copy(loss, at(losses, micro, 1)));
+      // The loss itself is judged first: a bad one must not move θ even where its gradient happens to be finite.
+      const itself = { theta: losses, grad: losses, mu: losses };
+      vectorTerms(gpu, itself, [{ offset: 0, length: K, priorScale: 0 }], this.#status);
+      const grad = theta.gradient();
+      const vectors = { theta: theta.values, grad, mu: prior.mu };
+      const sums = vectorTerms(gpu, vectors, this.stretches, this.#status, { clip });
+      const context = this.#context(grad);
+      for (const stretch of this.stretches) optimizer.update(context, stretch, stretch.lr * factor, step);
+      const report = empty(gpu, [K + 4 * R + 16], "f32", "fit.report");
+      gpu.copy(losses, at(report, 0, K));
+      gpu.copy(sums, at(report, K, 4 * R));
+      gpu.copy(this.#status, at(report, K + 4 * R, 16));
+      return { ...batch, report: gpu.read(report) };
+    });
+    report.catch(() => {}); // awaited a step later
+    return {
+      step,
+      epoch: plan.epoch + (index + 1) / plan.steps.length,
+      lr: optimizer.lr * factor,
+      count,
+      tokens,
+      average: plan.average,
+      dispatches: gpu.counters.dispatches - before,
+      report,
+    };
+  }
+
+  #context(grad: NdArray): UpdateContext {
+    const { model, prior } = this.target;
+    return {
+      gpu: model.engine.gpu,
+      theta: model.theta.values,
+      grad,
+      mu: prior.mu,
+      status: this.#status,
+      state: (name) => {
+        const vector = this.#vectors.get(name);
+        if (!vector) throw new Error(`the optimiser has no vector ${name}`);
+        return vector;
+      },
+      zeros: () => {
+        this.#zeros ??= model.theta.vector();
+        return this.#zeros;
+      },
+    };
+  }
+
+  /** Waits for a step's report and believes it only if the step happened. */
+  async #land(pending: Pending, clock: { at: number }): Promise<StepReport> {
+    const { step, epoch, lr, count, tokens, average, dispatches } = pending;
+    const words = await pending.report;
+    const R = this.stretches.length;
+    const K = lossSlots(this.options.accumulate ?? 1);
+    const losses = new Float32Array(words, 0, K);
+    const sums = new Float32Array(words, 4 * K, 4 * R);
+    const status = new Uint32Array(words, 4 * (K + 4 * R), 16);
+    if (status[STATUS.bad] !== 0) await this.#diverge(step);
+    if (status[STATUS.step] !== step) throw didNotHappen(step, status[STATUS.step]);
+    const nllSum = average * losses.reduce((total, loss) => total + loss, 0);
+    const now = performance.now();
+    const seconds = Math.max(1e-6, (now - clock.at) / 1000);
+    clock.at = now;
+    const terms = combineTerms(nllSum, count, sums, this.stretches, this.target.N);
+    return { step, epoch, ...terms, lr, tokensPerSecond: tokens / seconds, dispatches };
+  }
+
+  /** Names the first bad operation of a step that changed nothing, and throws. */
+  async #diverge(step: number): Promise<never> {
+    this.#diverged = true;
+    this.#step = step - 1;
+    const { model } = this.target;
+    model.engine.gpu.clear(model.theta.gradient());
+    const operation = await firstNonFinite(model.engine, () => this.#gradient(step, () => {}));
+    throw divergedError(step, this.rowsOf(step).flat(), operation);
+  }
+
+  async #parts(): Promise<StateParts> {
+    const { target, options } = this;
+    const { batch, accumulate = 1, seed = 0, order, shuffle = true, clip = "none", dropout = true } = options;
+    this.#mean ??= await fingerprint(target.model.engine.gpu, target.prior.mu);
+    const facts: Record<string, string | number> = {
+      N: target.N,
+      examples: this.#source.length,
+      epochs: options.epochs,
+      batch: typeof batch === "number" ? batch : `${batch.tokens} tokens`,
+      accumulate,
+      seed,
+      order: order ? "given" : shuffle ? "shuffled" : "as stored",
+      schedule: options.schedule ?? "linear",
+      warmup: options.warmup ?? 0.1,
+      clip,
+      dropout: dropout ? "on" : "off",
+      ...options.optimizer.facts,
+      "prior mean": this.#mean,
+    };
+    for (const [group, tau] of Object.entries(target.prior.precisions)) facts[`prior precision of ${group}`] = `${tau}`;
+    return { theta: target.model.theta, vectors: this.#vectors, facts };
+  }
+}
+
+/** Trains, a report a step: `new Trainer(…).run()`, with what it holds given back at the end. */
+export async function* fit<B = PackedBatch>(
+  target: LogPosterior<B>,
+  data: Data<B>,
+  options: FitOptions,
+): AsyncGenerator<StepReport, void, undefined> {
+  const trainer = new Trainer(target, data, options);
+  try {
+    yield* trainer.run();
+  } finally {
+    trainer.dispose();
+  }
+}
+
+function didNotHappen(step: number, last: number | undefined): DeviceError {
+  return new DeviceError(
+    `step ${step}: the device says that its last update was step ${last}, so this one did not happen. Resume from the last checkpoint.`,
+    "fit",
+  );
+}
+
+/** Room for a loss of each micro-batch, in whole runs of 64 as `vectorTerms` wants them. */
+function lossSlots(accumulate: number): number {
+  return 64 * Math.ceil(accumulate / 64);
+}
+
+function at(array: NdArray, offset: number, size: number): NdArray {
+  return new NdArray(array.buffer, array.byteOffset + 4 * offset, [size], array.dtype);
+}

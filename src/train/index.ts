@@ -1,0 +1,19 @@
+/** @file Likelihood + prior = log-posterior, and what climbs it. */
+export { type Facts, parseState, serializeState, type TrainState } from "./checkpoint.ts";
+export { type Classifier, type Evaluation, evaluate, labelsOf, logitsOf } from "./evaluate.ts";
+export { type FitOptions, fit, type StepReport, Trainer } from "./fit.ts";
+export { type LogProbabilities, logSoftmaxRows, type Metrics, metricsOf } from "./metrics.ts";
+export { type Likelihood, type LogPosterior, logPosterior, type Terms } from "./objective.ts";
+export {
+  type AdamSettings,
+  type AdamWSettings,
+  adam,
+  adamW,
+  type LearningRates,
+  type Optimizer,
+  type SgdSettings,
+  sgd,
+} from "./optimizers.ts";
+export { type GaussianPriorSpec, type GroupPrior, gaussianPrior, type Prior } from "./prior.ts";
+export { type ScheduleName, type ScheduleOptions, schedule } from "./schedule.ts";
+export { exampleSource, type PlanOptions, type Source } from "./source.ts";

@@ -4,12 +4,20 @@
 //   element 4q: low half of the first word, 4q + 1: its high half, 4q + 2 and 4q + 3: the second word likewise.
 // An element is kept where its lane is below `threshold`, so the keep probability is exactly threshold / 65536, and it
 // is that number, not 1 − p, whose inverse scales the result: E y = x exactly.
-// Each thread owns PER vec4, neighbours side by side.
+// A thread owns up to `per` vec4 and the threads of a workgroup lie side by side.
 
-struct P { size: u32, threshold: u32, scale: f32, unused: u32, key: vec2u }
+struct P { size: u32, per: u32, threshold: u32, scale: f32, key: vec2u }
 var<immediate> p: P;
 
-const PER = 4u;
+const LIMIT = 65536u;  // a constant bound lets the compiler prove the loop finite
+
+/// A thread's first vec4, and how many it has; they are 64 apart.
+fn share(w: u32, t: u32) -> vec2u {
+  let quads = (p.size + 3u) / 4u;
+  let begin = w * 64u * p.per + t;
+  if (begin >= quads) { return vec2u(); }
+  return vec2u(begin, min(p.per, (quads - begin + 63u) / 64u));
+}
 
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;        // [size / 4], rounded up
 @group(0) @binding(1) var<storage, read_write> y: array<vec4f>;  // [size / 4], rounded up
@@ -49,11 +57,10 @@ fn threefry2x32(key: vec2u, counter: vec2u) -> vec2u {
 
 @compute @workgroup_size(64)
 fn dropout(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let w = wid.x + wid.y * groups.x;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = w * 64u * PER + i * 64u + t;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     let bits = threefry2x32(p.key, vec2u(q, 0u));
     let lanes = vec4u(bits.x & 0xffffu, bits.x >> 16u, bits.y & 0xffffu, bits.y >> 16u);
     // Multiplied, not chosen: a NaN or an infinity in a dropped place stays visible, as x·mask says.

@@ -5,15 +5,22 @@
 //   scale    y = alpha·x + shift      add_into         target += alpha·x, in place
 //   fill     every word = bits        broadcast        every element = alpha·scalar
 //   add_row  y = x + row, row by row
-// A thread owns PER vec4 and the threads of a workgroup lie side by side. An array whose size is no multiple of 4 ends in
-// a vec4 that is partly padding: it is computed like the rest in a fresh array, and kept as it was in place.
+// A thread owns up to `per` vec4 and the threads of a workgroup lie side by side. An array whose size is no multiple of 4
+// ends in a vec4 that is partly padding: computed like the rest in a fresh array, and kept as it was in place.
 
-struct P { size: u32, alpha: f32, shift: f32, bits: u32, c: u32 }
+struct P { size: u32, per: u32, alpha: f32, shift: f32, bits: u32, c: u32 }
 var<immediate> p: P;
 
 override OP = 0u;
-const PER = 4u;
-const SPAN = 64u * PER;  // vec4 a workgroup
+const LIMIT = 65536u;  // a constant bound lets the compiler prove the loops finite
+
+/// A thread's first vec4, and how many it has; they are 64 apart.
+fn share(w: u32, t: u32) -> vec2u {
+  let quads = (p.size + 3u) / 4u;
+  let begin = w * 64u * p.per + t;
+  if (begin >= quads) { return vec2u(); }
+  return vec2u(begin, min(p.per, (quads - begin + 63u) / 64u));
+}
 
 // --- activations
 // erf: below 1 an odd polynomial in x (minimax error 1.2e-9), above it 1 − exp(q(|x|)), q fitted to log erfc with the
@@ -89,33 +96,30 @@ fn unary_table(x: vec4f) -> Unary {
 
 @compute @workgroup_size(64)
 fn unary(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     y[q] = unary_table(x[q]).y;
   }
 }
 
 @compute @workgroup_size(64)
 fn unary_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     dx[q] = unary_table(x[q]).d * dy1[q];
   }
 }
 
 @compute @workgroup_size(64)
 fn scale(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     y[q] = p.alpha * x[q] + p.shift;
   }
 }
@@ -142,22 +146,20 @@ fn binary_table(a: vec4f, b: vec4f, dy: vec4f) -> Binary {
 
 @compute @workgroup_size(64)
 fn binary(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     ab[q] = binary_table(a[q], b[q], vec4f()).y;
   }
 }
 
 @compute @workgroup_size(64)
 fn binary_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     let g = binary_table(a[q], b[q], dy2[q]);
     da[q] = g.da;
     db[q] = g.db;
@@ -171,16 +173,18 @@ fn binary_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) g
 @group(0) @binding(0) var<storage, read> scalar: array<f32>;          // [1]
 @group(0) @binding(2) var<storage, read> row: array<f32>;             // [C]
 
+/// The column after this one, around the end of the row.
+fn next(column: u32) -> u32 { return select(column + 1u, 0u, column + 1u == p.c); }
+
 /// Which of vec4 q's elements are the array's and which are padding.
 fn inside(q: u32) -> vec4<bool> { return vec4u(4u * q) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.size); }
 
 @compute @workgroup_size(64)
 fn add_into(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     let old = into[q];
     into[q] = select(old, old + p.alpha * x[q], inside(q));
   }
@@ -188,36 +192,38 @@ fn add_into(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: 
 
 @compute @workgroup_size(64)
 fn fill(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     if (4u * q + 4u <= p.size) { words[q] = vec4u(p.bits); } else { words[q] = select(words[q], vec4u(p.bits), inside(q)); }
   }
 }
 
 @compute @workgroup_size(64)
 fn broadcast(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
+  let mine = share(wid.x + wid.y * groups.x, t);
   let value = vec4f(p.alpha * scalar[0]);
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     y[q] = value;
   }
 }
 
 @compute @workgroup_size(64)
 fn add_row(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let begin = (wid.x + wid.y * groups.x) * SPAN + t;
-  let quads = (p.size + 3u) / 4u;
-  for (var i = 0u; i < PER; i++) {
-    let q = begin + i * 64u;
-    if (q >= quads) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  let step = 256u % p.c;
+  var column = (4u * mine.x) % p.c;
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let q = mine.x + i * 64u;
     // Any C: a vec4 may span the end of a row, of several when C < 4.
-    let column = (vec4u(4u * q) + vec4u(0u, 1u, 2u, 3u)) % vec4u(p.c);
-    y[q] = x[q] + vec4f(row[column.x], row[column.y], row[column.z], row[column.w]);
+    let d = next(column);
+    let e = next(d);
+    y[q] = x[q] + vec4f(row[column], row[d], row[e], row[next(e)]);
+    column += step;
+    if (column >= p.c) { column -= p.c; }
   }
 }

@@ -3,12 +3,10 @@
  * mask is a function of (key, element): the backward makes it again, a run can be repeated bit for bit, and no mask is
  * stored. The probability is quantised to 1/65536 and the scale is the inverse of the quantised one, so E y = x exactly.
  */
-import { f32, type Gpu, grid } from "../gpu/index.ts";
+import { f32, type Gpu } from "../gpu/index.ts";
 import { threefry2x32 } from "../random.ts";
 import { empty, type NdArray } from "./array.ts";
-
-/** Elements a workgroup covers: 64 threads × 4 vec4. */
-const TILE = 1024;
+import { spread } from "./spread.ts";
 
 /** How often an element is kept, in 1/65536; at least once, since a mask of zeros has no scale. */
 export function dropoutThreshold(p: number): number {
@@ -23,13 +21,14 @@ export function dropoutThreshold(p: number): number {
 export function dropout(gpu: Gpu, x: NdArray, p: number, key: readonly [number, number]): NdArray {
   const threshold = dropoutThreshold(p);
   const y = empty(gpu, x.shape, "f32", "dropout");
+  const { per, grid } = spread(gpu, x.size);
   gpu.dispatch({
     op: "dropout",
     shader: "dropout",
     entry: "dropout",
     bindings: [x, y],
-    params: [x.size, threshold, f32(65536 / threshold), 0, key[0], key[1]],
-    grid: grid(Math.ceil(x.size / TILE)),
+    params: [x.size, per, threshold, f32(65536 / threshold), key[0], key[1]],
+    grid,
   });
   return y;
 }

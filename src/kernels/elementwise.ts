@@ -3,9 +3,10 @@
  * and f' in float64) and one `case` of shaders/elementwise.wgsl, where value and derivative stand side by side.
  * Nothing is broadcast silently: two operands have one shape, and the two ways to repeat something are named.
  */
-import { f32, type Gpu, grid, type View } from "../gpu/index.ts";
+import { f32, type Gpu, type View } from "../gpu/index.ts";
 import { empty, expectShape, type NdArray } from "./array.ts";
 import { erf } from "./erf.ts";
+import { spread } from "./spread.ts";
 
 export { erf };
 
@@ -63,9 +64,6 @@ export const UNARY: Readonly<Record<UnaryOp, UnaryRow>> = {
 };
 
 const BINARY: Readonly<Record<BinaryOp, number>> = { add: 0, subtract: 1, multiply: 2, divide: 3 };
-
-/** Elements a workgroup covers: 64 threads × PER vec4. */
-const TILE = 1024;
 
 /** f(x), any shape. */
 export function unary(gpu: Gpu, op: UnaryOp, x: NdArray): NdArray {
@@ -157,8 +155,9 @@ function launch(
   more: number[] = [],
 ): void {
   if (size === 0) return;
-  const params = [size, 0, 0, 0, 0];
-  for (const [i, word] of more.entries()) params[i + 1] = word;
+  const { per, grid } = spread(gpu, size);
+  const params = [size, per, 0, 0, 0, 0];
+  for (const [i, word] of more.entries()) params[i + 2] = word;
   gpu.dispatch({
     op,
     shader: "elementwise",
@@ -166,7 +165,7 @@ function launch(
     constants,
     bindings,
     params,
-    grid: grid(Math.ceil(size / TILE)),
+    grid,
   });
 }
 

@@ -16,7 +16,7 @@ function generate(g: Gpu, rows: readonly (readonly number[])[]): Promise<Uint32A
       shader: "dropout",
       entry: "generate",
       bindings: [fromHost(g, rows.flat(), [rows.length, 4], "u32"), words],
-      params: [rows.length, 0, 0, 0, 0, 0],
+      params: [rows.length, 1, 0, 0, 0, 0],
       grid: [Math.ceil(rows.length / 64), 1, 1],
     });
     return { words: readIndices(g, words) };
@@ -53,7 +53,7 @@ describe("threefry2x32", () => {
 });
 
 describe("dropout", () => {
-  for (const n of [1, 3, 4, 257, 1024, 1025, 4099]) {
+  for (const n of [1, 3, 4, 257, 1024, 1025, 4099, 20011]) {
     test(`${n} elements: the host's mask, bit for bit`, async () => {
       const g = gpu();
       const x = randn(n, n);

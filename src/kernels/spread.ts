@@ -1,0 +1,17 @@
+/**
+ * @file How an array is shared out among threads where nothing but its size matters. A software adapter pays by the
+ * thread, so each takes many vec4 there; a GPU wants many threads. `per` is a parameter of the shader rather than a
+ * constant: drivers unroll a short constant loop, which compiles for seconds and runs slower on lavapipe (add: 2.0×).
+ */
+import { type Gpu, type Grid, grid } from "../gpu/index.ts";
+
+/** Workgroups below which a larger share a thread would leave cores idle. */
+const ENOUGH = 16;
+
+/** Shares `size` elements among workgroups of 64 threads: vec4 a thread, 64 apart, and the grid. */
+export function spread(gpu: Gpu, size: number): { per: number; grid: Grid } {
+  const quads = Math.ceil(size / 4);
+  const most = gpu.adapter.kind === "hardware" ? 4 : 32;
+  const per = Math.max(1, Math.min(most, Math.ceil(quads / (64 * ENOUGH))));
+  return { per, grid: grid(Math.ceil(quads / (64 * per))) };
+}

@@ -71,8 +71,9 @@ fn biased(col: u32, x: vec4f) -> vec4f {
 fn store(batch: u32, row: u32, col: u32, x: vec4f) {
   let y = activate(x);
   let at = batch * p.cBatch + row * p.n + col;
-  for (var j = 0u; j < 4u; j++) {
-    if (col + j >= p.n) { break; }
+  let columns = min(p.n - col, 4u);
+  for (var j = 0u; j < LIMIT; j++) {
+    if (j >= columns) { break; }
     var v = y[j];
     if (RESIDUAL) { v += residual[at + j]; }
     if (ACCUMULATE) { v += c[at + j]; }
@@ -81,7 +82,8 @@ fn store(batch: u32, row: u32, col: u32, x: vec4f) {
 }
 
 fn keep(row: u32, col: u32, x: vec4f) {
-  for (var j = 0u; j < 4u; j++) { if (col + j < p.n) { u[row * p.n + col + j] = x[j]; } }
+  let columns = min(p.n - col, 4u);
+  for (var j = 0u; j < LIMIT; j++) { if (j >= columns) { break; } u[row * p.n + col + j] = x[j]; }
 }
 
 // The sums of one thread, a 4-vector of columns for each row: named, since SwiftShader keeps every array in memory.
@@ -119,8 +121,8 @@ fn any(@builtin(global_invocation_id) id: vec3u) {
   let col = id.x * 4u;
   if (row >= p.m || col >= p.n) { return; }
   var sums = thread_rows(product_any(id.z, row, col));
-  let rows = min(p.m - row, ROWS);  // no constant bound: unrolled, the epilogue would take seconds to compile
-  for (var i = 0u; i < ROWS; i++) {
+  let rows = min(p.m - row, ROWS);  // no small constant bound: unrolled, the epilogue takes many seconds to compile
+  for (var i = 0u; i < LIMIT; i++) {
     if (i >= rows) { break; }
     store(id.z, row + i, col, biased(col, sums[i]));
   }
@@ -134,7 +136,7 @@ fn any_kept(@builtin(global_invocation_id) id: vec3u) {
   if (row >= p.m || col >= p.n) { return; }
   var sums = thread_rows(product_any(id.z, row, col));
   let rows = min(p.m - row, ROWS);
-  for (var i = 0u; i < ROWS; i++) {
+  for (var i = 0u; i < LIMIT; i++) {
     if (i >= rows) { break; }
     let x = biased(col, sums[i]);
     keep(row + i, col, x);

@@ -3,7 +3,7 @@
 // Each lane loads 16 / LANES elements of A for one k, and the others get them by subgroupBroadcast; B is read by the
 // lane that owns the columns; sums stay in registers. No workgroup memory and no barrier: software adapters spill all
 // registers at one. There a load whose address differs between lanes is a scalar load for each, so loads are what
-// counts: 4 + 16 / LANES of them for 64 multiplications. A longer step over k needs more registers and is slower.
+// counts: 4 + 16 / LANES of them for 64 multiplications. A round takes two k: a longer one is slower (code size).
 // A row or column beyond the edge repeats the last one and is not stored, so nothing outside the arrays is read.
 // NN and TN: N is a multiple of 4, M and K are any; NT: K is even, M and N are any. matmul_register.wgsl takes the rest.
 enable subgroups;
@@ -81,8 +81,9 @@ fn biased(col: u32, x: vec4f) -> vec4f {
 fn store(batch: u32, row: u32, col: u32, x: vec4f) {
   let y = activate(x);
   let at = batch * p.cBatch + row * p.n + col;
-  for (var j = 0u; j < 4u; j++) {
-    if (col + j >= p.n) { break; }
+  let columns = min(p.n - col, 4u);
+  for (var j = 0u; j < LIMIT; j++) {
+    if (j >= columns) { break; }
     var v = y[j];
     if (RESIDUAL) { v += residual[at + j]; }
     if (ACCUMULATE) { v += c[at + j]; }
@@ -91,7 +92,8 @@ fn store(batch: u32, row: u32, col: u32, x: vec4f) {
 }
 
 fn keep(row: u32, col: u32, x: vec4f) {
-  for (var j = 0u; j < 4u; j++) { if (col + j < p.n) { u[row * p.n + col + j] = x[j]; } }
+  let columns = min(p.n - col, 4u);
+  for (var j = 0u; j < LIMIT; j++) { if (j >= columns) { break; } u[row * p.n + col + j] = x[j]; }
 }
 
 // The sums of one lane, a 4-vector of columns for each row: named, since SwiftShader keeps every array in memory.
@@ -100,7 +102,6 @@ struct Sums {
   c8: vec4f, c9: vec4f, c10: vec4f, c11: vec4f, c12: vec4f, c13: vec4f, c14: vec4f, c15: vec4f,
 }
 
-// Part i / 4 of x, in lane i % LANES, is A's element of row i.
 // s += column of A × row of B. The lane's number must be a constant expression.
 fn outer(s: ptr<function, Sums>, x: vec4f, y: vec4f) {
   (*s).c0 += subgroupBroadcast(x.x, 0u % LANES) * y;
@@ -126,21 +127,33 @@ fn own_rows(w: vec3u, t: u32) -> vec4u {
   return min(vec4u(w.y * ROWS + t) + vec4u(0u, LANES, 2u * LANES, 3u * LANES), vec4u(p.m - 1u));
 }
 
+// A's elements of one k: that of row i comes as part i / 4 in lane i % LANES.
+fn column(at: vec4u) -> vec4f {
+  let x = a[at.x];
+  let y = a[at.y];
+  if (LANES == 8u) { return vec4f(x, x, y, y); }
+  return vec4f(x, y, a[at.z], a[at.w]);
+}
+
 // NN and TN: the two differ in A's strides.
 fn product(w: vec3u, t: u32) -> Sums {
   var s = Sums();
   var aAt = w.z * p.aBatch + own_rows(w, t) * p.aRow;
   let n4 = p.n / 4u;
   var bAt = w.z * (p.bBatch / 4u) + min(w.x * LANES + t, n4 - 1u);
+  let half = p.k / 2u;
   for (var k = 0u; k < LIMIT; k++) {
-    if (k >= p.k) { break; }
-    var x = vec4f(a[aAt.x]);
-    let second = a[aAt.y];
-    if (LANES == 8u) { x = vec4f(x.xx, second, second); } else { x = vec4f(x.x, second, a[aAt.z], a[aAt.w]); }
-    outer(&s, x, b4[bAt]);
-    aAt += p.aK;
-    bAt += n4;
+    if (k >= half) { break; }
+    let x = column(aAt);
+    let y = b4[bAt];
+    let next = column(aAt + p.aK);
+    let below = b4[bAt + n4];
+    outer(&s, x, y);
+    outer(&s, next, below);
+    aAt += 2u * p.aK;
+    bAt += 2u * n4;
   }
+  if (p.k % 2u == 1u) { outer(&s, column(aAt), b4[bAt]); }
   return s;
 }
 
@@ -177,13 +190,13 @@ fn subgroup_rows(s: Sums) -> array<vec4f, ROWS> {
   return array(s.c0, s.c1, s.c2, s.c3, s.c4, s.c5, s.c6, s.c7, s.c8, s.c9, s.c10, s.c11, s.c12, s.c13, s.c14, s.c15);
 }
 
-// The loop over rows has a bound that is not constant: unrolled, the epilogue would take seconds to compile.
+// The loops over rows and columns of an epilogue have no small constant bound: unrolled, they take many seconds to compile.
 fn finish(w: vec3u, t: u32, s: Sums) {
   var sums = subgroup_rows(s);
   let rows = min(p.m - w.y * ROWS, ROWS);
   let col = (w.x * LANES + t) * 4u;
   if (col >= p.n) { return; }
-  for (var i = 0u; i < ROWS; i++) {
+  for (var i = 0u; i < LIMIT; i++) {
     if (i >= rows) { break; }
     store(w.z, w.y * ROWS + i, col, biased(col, sums[i]));
   }
@@ -194,7 +207,7 @@ fn finish_kept(w: vec3u, t: u32, s: Sums) {
   let rows = min(p.m - w.y * ROWS, ROWS);
   let col = (w.x * LANES + t) * 4u;
   if (col >= p.n) { return; }
-  for (var i = 0u; i < ROWS; i++) {
+  for (var i = 0u; i < LIMIT; i++) {
     if (i >= rows) { break; }
     let x = biased(col, sums[i]);
     keep(w.y * ROWS + i, col, x);

@@ -18,10 +18,11 @@ export interface MatmulChoice {
 }
 
 /**
- * GFLOP/s at 512³ and share of the multiply-add ceiling of the same run, on two cores (NN / NT / TN):
- *   lavapipe (Mesa 25.0, LLVM 15)   subgroup @LS@   register @LR@
- *   SwiftShader                     subgroup @SS@   register @SR@
- * So both software adapters take the subgroup family wherever it can run.
+ * GFLOP/s at 512³ on two busy cores, NN / NT / TN, medians, counted by the processor time of the adapter's threads,
+ * multiply-add ceiling by the same count 95 (lavapipe, Mesa 25.0 with LLVM 15) and 36 (SwiftShader):
+ *   lavapipe      subgroup 30 / 19–28 / 26    register 7 / 6 / 7
+ *   SwiftShader   subgroup 3.3 / 4.3 / 3.3    register 1.9 / 1.7 / 1.8
+ * So both take the subgroup family wherever it can run.
  */
 const PREFERRED: Record<AdapterReport["kind"], Family> = {
   software: "subgroup",

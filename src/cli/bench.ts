@@ -1,0 +1,27 @@
+/** @file `bench`: hands over to bench/run.ts, which is a program of its own (`npm run bench`). */
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { InputError, PriorworkError } from "../errors.ts";
+import type { Io } from "./io.ts";
+import type { RawFlags } from "./options.ts";
+
+export async function bench(words: readonly string[], raw: RawFlags, io: Io): Promise<void> {
+  const program = fileURLToPath(new URL("../../bench/run.ts", import.meta.url));
+  if (!existsSync(program)) {
+    throw new InputError(
+      "bench: the benchmarks are not part of the installed package. Run it in a clone of priorwork.",
+    );
+  }
+  const argv = ["--import", "tsx", program, ...words, ...(raw.json === true ? ["--json"] : [])];
+  const code = await new Promise<number>((resolve, reject) => {
+    // A process of its own: its device must not share the cores with anything here.
+    const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"], env: { ...io.env } });
+    child.stdout.on("data", (chunk: Buffer) => io.stdout.write(chunk.toString()));
+    child.stderr.on("data", (chunk: Buffer) => io.stderr.write(chunk.toString()));
+    io.signal.addEventListener("abort", () => child.kill("SIGINT"));
+    child.on("error", reject);
+    child.on("close", (exit) => resolve(exit ?? 130));
+  });
+  if (code !== 0) throw new PriorworkError(`bench: ended with exit code ${code}. Its own messages stand above.`, code);
+}

@@ -1,0 +1,20 @@
+/**
+ * @file The device for a command: opened, said aloud, closed again whatever happens. The adapter that was passed over is
+ * a note, so that nobody times a software adapter believing it a GPU.
+ */
+import { Engine } from "../autograd/index.ts";
+import type { Gpu } from "../gpu/index.ts";
+import { openGpu } from "../gpu/node.ts";
+import type { Output } from "./output.ts";
+
+/** Runs `body` with an engine on the best adapter (or PRIORWORK_ADAPTER's). DeviceError: none. */
+export async function withEngine<T>(out: Output, body: (engine: Engine) => Promise<T>): Promise<T> {
+  const gpu: Gpu = await openGpu({ adapter: out.io.env.PRIORWORK_ADAPTER });
+  out.adapter(gpu.adapter);
+  const engine = new Engine(gpu);
+  try {
+    return await body(engine);
+  } finally {
+    engine.close();
+  }
+}

@@ -1,0 +1,268 @@
+/**
+ * @file `finetune`: from flags to a run folder. Everything that can be refused is refused before anything is written:
+ * flags, tables, labels, model, prior; then the model is measured as loaded, trained, measured again and saved.
+ */
+import type { Engine, Theta } from "../autograd/index.ts";
+import type { Example } from "../data/batches.ts";
+import { sha256File, writeFileAtomic } from "../data/files.ts";
+import { labelSet } from "../data/labels.ts";
+import { readTable } from "../data/load.ts";
+import type { Table } from "../data/tables.ts";
+import { inert, quoteList } from "../data/text.ts";
+import { InputError } from "../errors.ts";
+import { BertForSequenceClassification } from "../model/bert.ts";
+import {
+  adam,
+  adamW,
+  type FitOptions,
+  gaussianPrior,
+  logPosterior,
+  type Optimizer,
+  type Prior,
+  sgd,
+} from "../train/index.ts";
+import { withEngine } from "./device.ts";
+import { metricsTable } from "./evaluate.ts";
+import { examplesOf, lengthFor } from "./examples.ts";
+import { duration } from "./format.ts";
+import type { Io } from "./io.ts";
+import { type EvaluateJson, measure, posteriorOf } from "./measure.ts";
+import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "./options.ts";
+import { Output } from "./output.ts";
+import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
+import { checkResume, newRecord, type RunInputs, saveRun } from "./run-record.ts";
+import { adjusted, type Folder, hasHead, type LoadedClassifier, openModelFolder, report } from "./source.ts";
+import { Training } from "./training.ts";
+
+export async function finetune(raw: RawFlags, io: Io): Promise<void> {
+  const options = finetuneOptions(raw);
+  const out = new Output(io, options.json);
+  const { resume, overwrite } = options;
+  const inputs = [options.model, options.train, ...(options.dev === undefined ? [] : [options.dev])];
+  checkOut(options.out, { resume, overwrite, inputs });
+  for (const warning of optionWarnings(options)) out.warning(warning);
+  const folder = openModelFolder("--model", options.model);
+  try {
+    const data = prepare(options, folder, out);
+    const earlier = resume ? readRun(options.out) : undefined;
+    if (earlier !== undefined) checkResume(earlier, optionRecord(options), data.inputs);
+    await withEngine(out, (engine) => train(engine, options, folder, data, earlier, out));
+  } finally {
+    folder.checkpoint.close();
+  }
+}
+
+interface Data {
+  labels: string[];
+  /** True: the checkpoint's head is for other labels and is left out. */
+  newHead: boolean;
+  train: Example[];
+  dev: Example[] | undefined;
+  inputs: RunInputs;
+}
+
+/** Tables to examples, and what the run remembers of its inputs. */
+function prepare(options: FinetuneOptions, folder: Folder, out: Output): Data {
+  const read = (path: string) => readTable(path, { ...options.columns, needLabels: true });
+  const train = read(options.train);
+  const dev = options.dev === undefined ? undefined : read(options.dev);
+  if (dev !== undefined && (dev.pairs === undefined) !== (train.pairs === undefined)) {
+    const [one, two] = train.pairs === undefined ? [train, dev] : [dev, train];
+    throw new InputError(
+      `--dev: ${inert(two.path)} has pairs of texts, ${inert(one.path)} has single ones. Name the columns with --text-column and --pair-column.`,
+    );
+  }
+  const tables = dev === undefined ? [train] : [train, dev];
+  const { known, newHead } = headLabels(folder, labelSet([train]).labels, options);
+  const { labels, ids } = labelSet(tables, known);
+  if (newHead)
+    out.note(`the checkpoint's head is for other labels (${quoteList(folder.config.labels ?? [])}) and is left out`);
+  const maxLength = lengthFor(options.maxLength, folder.config);
+  const encode = (table: Table, i: number) =>
+    examplesOf(table, folder.tokenizer, folder.config, { maxLength, onLong: options.onLong }, out, ids[i]);
+  const remember = (table: Table) => ({
+    file: table.path,
+    sha256: sha256File(table.path),
+    rows: table.texts.length,
+    columns: table.used,
+  });
+  return {
+    labels,
+    newHead,
+    train: encode(train, 0),
+    dev: dev === undefined ? undefined : encode(dev, 1),
+    inputs: {
+      train: remember(train),
+      dev: dev === undefined ? null : remember(dev),
+      weights: sha256File(`${folder.path}/model.safetensors`),
+      maxLength,
+    },
+  };
+}
+
+/**
+ * A head that comes with the checkpoint is knowledge about its labels. If the table has those same labels, their order
+ * is the checkpoint's; if it has others, the head would be an accident and is left out.
+ */
+function headLabels(
+  folder: Folder,
+  words: string[],
+  { method }: FinetuneOptions,
+): { known: string[]; newHead: boolean } {
+  if (!hasHead(folder) || method === "scratch") return { known: words, newHead: false };
+  const theirs = folder.config.labels ?? ["LABEL_0", "LABEL_1"];
+  const unnamed = theirs.every((label, k) => label === `LABEL_${k}`) && words.every((word, k) => word === String(k));
+  if (unnamed && theirs.length === words.length) return { known: words, newHead: false };
+  const same = theirs.length === words.length && words.every((word) => theirs.includes(word));
+  return same ? { known: theirs, newHead: false } : { known: words, newHead: true };
+}
+
+async function train(
+  engine: Engine,
+  options: FinetuneOptions,
+  folder: Folder,
+  data: Data,
+  earlier: RunRecord | undefined,
+  out: Output,
+): Promise<void> {
+  const model = await load(engine, options, folder, data, out);
+  const prior = priorOf(model, options);
+  const trainable = trainableParameters(model.theta);
+  const examples = data.dev ?? data.train;
+  const measureOn = (what: string, set = examples): Promise<EvaluateJson> =>
+    measure(posteriorOf(model, options.method, options.members, options.seed), set, { what, out });
+  const training = new Training(logPosterior(model, prior, { N: data.train.length }), data.train, {
+    folder: options.out,
+    out,
+    fit: fitOptions(options),
+    measure: data.dev === undefined ? undefined : measureOn,
+    evaluate: options.evaluate,
+    keepBest: options.select === "best",
+  });
+  if (data.dev === undefined) out.note("no --dev: before and metrics are of the training table itself");
+
+  const before = (earlier?.before as EvaluateJson | null | undefined) ?? (await measureOn("before training"));
+  let record: RunRecord;
+  if (earlier === undefined) {
+    record = newRecord(options, optionRecord(options), folder, model, data.inputs, engine.gpu, before);
+    emptyOut(options.out);
+    writeRun(options.out, record);
+  } else {
+    record = { ...earlier, before, finished: false };
+    for (const note of checkMachine(earlier, newRecord(options, {}, folder, model, data.inputs, engine.gpu, before)))
+      out.note(note);
+    await training.resume();
+  }
+  await training.run();
+
+  let at = training.evaluations.at(-1);
+  if (options.select === "best" && training.trainer.steps > 0) {
+    at = training.restoreBest();
+    out.note(`step ${at.step} was best on dev and is saved; its dev numbers were selected on the same examples`);
+  }
+  const metrics = data.dev !== undefined && at !== undefined ? withoutPlace(at) : await measureOn("after training");
+  const saved = {
+    ...record,
+    finished: true,
+    steps: training.trainer.steps,
+    seconds: training.seconds,
+    evaluations: training.evaluations,
+  };
+  await saveRun({ folder: options.out, record: saved, model, source: folder, metrics, options });
+  const result = {
+    run: options.out,
+    method: options.method,
+    steps: saved.steps,
+    seconds: saved.seconds,
+    trainableParameters: trainable,
+    before,
+    metrics: options.select === "best" ? { ...metrics, selectedOnDev: true } : metrics,
+  };
+  writeFileAtomic(`${options.out}/metrics.json`, `${JSON.stringify(result.metrics, null, 2)}\n`);
+  if (out.json) out.document(result);
+  else {
+    const lines = metricsTable([
+      ["before", before],
+      ["after", metrics],
+    ]);
+    out.text(
+      `${lines}\n\n${saved.steps} steps in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,
+    );
+    out.text(`run: ${options.out}\nnext: priorwork predict --run ${options.out} --text "…"`);
+  }
+}
+
+async function load(
+  engine: Engine,
+  options: FinetuneOptions,
+  folder: Folder,
+  { labels, newHead }: Data,
+  out: Output,
+): Promise<LoadedClassifier> {
+  const checkpoint = adjusted(folder, { dropout: options.dropout, newHead });
+  const model = await BertForSequenceClassification.load(engine, checkpoint, {
+    labels,
+    seed: options.seed,
+    scratch: options.method === "scratch",
+    ...(options.readout === undefined ? {} : { readout: options.readout }),
+    ...(options.head === undefined ? {} : { head: options.head }),
+  });
+  report(model.report, out);
+  if (options.readout === undefined && model.readout.name !== "pooler") {
+    const why = folder.storedReadout === undefined ? "the checkpoint has no pooler" : "as config.json says";
+    out.note(`readout ${model.readout.name}: ${why}`);
+  }
+  const { hiddenDropout, attentionDropout, classifierDropout } = model.config;
+  if (options.method === "dropout" && hiddenDropout === 0 && attentionDropout === 0 && !classifierDropout) {
+    throw new InputError(
+      "--method dropout: config.json has no dropout, so all members would be the same. Give, say, --dropout 0.1.",
+    );
+  }
+  return model;
+}
+
+function priorOf(model: LoadedClassifier, { precisions }: FinetuneOptions): Prior {
+  return gaussianPrior(
+    model,
+    Object.fromEntries(Object.entries(precisions).map(([group, precision]) => [group, { precision }])),
+  );
+}
+
+/** Only what training needs: `dropout` is a probability there and a switch here. */
+function fitOptions(options: FinetuneOptions): FitOptions {
+  const { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip } = options;
+  return { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, optimizer: optimizerOf(options) };
+}
+
+function optimizerOf({ optimizer, lr, headLr, weightDecay }: FinetuneOptions): Optimizer {
+  switch (optimizer) {
+    case "adam":
+      return adam({ lr, headLr });
+    case "adamw":
+      return adamW({ lr, headLr, decay: weightDecay });
+    case "sgd":
+      return sgd({ lr, headLr });
+    default:
+      return optimizer satisfies never;
+  }
+}
+
+function trainableParameters(theta: Theta): number {
+  return theta.layout.slices.reduce((sum, slice) => sum + (theta.isFrozen(slice) ? 0 : slice.size), 0);
+}
+
+/** Why a continuation may not be the uninterrupted run bit for bit. */
+function checkMachine(earlier: RunRecord, now: RunRecord): string[] {
+  const notes = [];
+  if (JSON.stringify(earlier.versions) !== JSON.stringify(now.versions)) {
+    notes.push("the run was begun with other versions of priorwork, Node or Dawn: it may not continue bit for bit");
+  }
+  if (JSON.stringify(earlier.kernels) !== JSON.stringify(now.kernels)) {
+    notes.push("the run was begun with other kernels: it may not continue bit for bit");
+  }
+  return notes;
+}
+
+function withoutPlace({ step: _, epoch: __, ...metrics }: Record<string, unknown>): EvaluateJson {
+  return metrics as EvaluateJson;
+}

@@ -1,0 +1,105 @@
+/**
+ * @file Predictions and metrics for the commands that need them: which members a run predicts with, progress while they
+ * do, and the keys of `evaluate`'s JSON.
+ */
+import { valueFor } from "../autograd/index.ts";
+import type { Example } from "../data/batches.ts";
+import { InputError, InterruptedError } from "../errors.ts";
+import type { BertForSequenceClassification } from "../model/bert.ts";
+import {
+  dropoutMembers,
+  metricsOfPrediction,
+  type Posterior,
+  type Prediction,
+  pointEstimate,
+  predictAll,
+} from "../posterior/index.ts";
+import { DEFAULT_MEMBERS, type RawFlags, textFlag } from "./options.ts";
+import type { Output } from "./output.ts";
+import type { RunRecord } from "./run-folder.ts";
+import { type Precisions, precisionValue, refuse, wholeValue } from "./values.ts";
+
+/** `evaluate`'s JSON. */
+export interface EvaluateJson {
+  [key: string]: unknown;
+  task: "classify";
+  n: number;
+  members: number;
+  accuracy: number;
+  nll: number;
+  brier: number;
+  ece: number;
+  eceFloor: number;
+}
+
+export const PREDICT_BATCH = 32;
+
+/** Sequences at once, for the commands that only predict. */
+export function batchOption(raw: RawFlags): number {
+  return wholeValue("--batch", textFlag(raw, "batch") ?? String(PREDICT_BATCH), { min: 1, max: 65_535, example: "32" });
+}
+
+/** S masks of θ for a dropout run; θ itself, without dropout, for any other and for S = 1. */
+export function posteriorOf(
+  model: BertForSequenceClassification,
+  method: string,
+  members: number,
+  seed: number,
+): Posterior {
+  return method === "dropout" && members > 1 ? dropoutMembers(model, { S: members, seed }) : pointEstimate(model);
+}
+
+/** How a folder predicts: as its run.json says, one member where there is none. InputError: members that it lacks. */
+export function posteriorOfRun(
+  model: BertForSequenceClassification,
+  run: RunRecord | undefined,
+  asked: number | undefined,
+): Posterior {
+  const method = typeof run?.options.method === "string" ? run.options.method : "map";
+  if (method !== "dropout") {
+    if (asked !== undefined && asked > 1) {
+      const what = "this run keeps one θ, and members come from --method dropout";
+      refuse("--members", String(asked), what, "Leave the flag out, or fine-tune with --method dropout.");
+    }
+    return pointEstimate(model);
+  }
+  const trained = run?.options.members;
+  const members = asked ?? (typeof trained === "number" ? trained : DEFAULT_MEMBERS);
+  // Frozen layers had no dropout in training and get none now.
+  const text = run?.options.priorPrecision;
+  const precisions: Precisions = typeof text === "string" ? precisionValue("run.json: priorPrecision", text) : {};
+  model.theta.freeze((slice) => valueFor(slice, precisions) === Number.POSITIVE_INFINITY);
+  return posteriorOf(model, method, members, run?.seed ?? 0);
+}
+
+/** Predicts all examples, with progress; ends with InterruptedError after Ctrl-C. */
+export async function predictions(
+  posterior: Posterior,
+  examples: readonly Example[],
+  { what, out, batch = PREDICT_BATCH }: { what: string; out: Output; batch?: number },
+): Promise<Prediction> {
+  if (examples.length === 0) throw new InputError(`${what}: no examples.`);
+  const bar = out.progress(what, examples.length);
+  try {
+    return await predictAll(posterior, examples, {
+      batch,
+      onBatch: (done) => {
+        bar.update(done);
+        if (out.io.signal.aborted) throw new InterruptedError(`interrupted (${what}, ${done} of ${examples.length}).`);
+      },
+    });
+  } finally {
+    out.end();
+  }
+}
+
+/** Metrics of a posterior on labelled examples. */
+export async function measure(
+  posterior: Posterior,
+  examples: readonly Example[],
+  options: { what: string; out: Output; batch?: number },
+): Promise<EvaluateJson> {
+  const prediction = await predictions(posterior, examples, options);
+  const { n, accuracy, nll, brier, ece, eceFloor } = metricsOfPrediction(prediction, examples);
+  return { task: "classify", n, members: prediction.members, accuracy, nll, brier, ece, eceFloor };
+}

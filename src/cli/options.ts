@@ -1,0 +1,366 @@
+/**
+ * @file What `finetune` is asked for: flags as text to options with their defaults, and the contradictions between
+ * flags. Pure, so that every sentence of it is tested without a model. What needs the model or the data (a layer that
+ * is not there, an unknown label) is checked by whoever reads those.
+ */
+import { basename } from "node:path";
+import { quote } from "../data/text.ts";
+import { InputError } from "../errors.ts";
+import type { HeadSpec } from "../model/bert.ts";
+import { READOUTS } from "../model/readout.ts";
+import {
+  choiceValue,
+  numberValue,
+  type Precisions,
+  precisionText,
+  precisionValue,
+  refuse,
+  wholeValue,
+} from "./values.ts";
+
+/** Flags as the argument parser leaves them: text where a value was given, true or false where none is taken. */
+export type RawFlags = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
+
+export const METHODS = ["mle", "map", "frozen", "scratch", "dropout"] as const;
+export type Method = (typeof METHODS)[number];
+const LATER_METHODS = ["swag", "sgld", "sghmc", "ensemble", "laplace"];
+const TASKS = ["classify"] as const;
+const LATER_TASKS = ["tokens", "regress", "regression", "pairs", "rank", "qa", "choice", "multilabel", "similarity"];
+
+/** Where a table keeps what; as `TableOptions` of data. */
+export interface ColumnOptions {
+  textColumn: string | undefined;
+  pairColumn: string | undefined;
+  labelColumn: string | undefined;
+  header: boolean;
+}
+
+/** How texts longer than the model are met. */
+export interface LengthOptions {
+  /** Word pieces with the special tokens; undefined: what the model holds. */
+  maxLength: number | undefined;
+  onLong: "truncate" | "refuse";
+}
+
+export interface FinetuneOptions extends LengthOptions {
+  model: string;
+  train: string;
+  dev: string | undefined;
+  columns: ColumnOptions;
+  task: "classify";
+  method: Method;
+  /** By group; what a group does not name has 0. */
+  precisions: Precisions;
+  /** undefined: what the checkpoint says, else the pooler where it has one. */
+  readout: string | undefined;
+  head: HeadSpec | undefined;
+  epochs: number;
+  batch: number;
+  accumulate: number;
+  lr: number;
+  headLr: number;
+  warmup: number;
+  schedule: "linear" | "cosine" | "constant";
+  clip: number | undefined;
+  optimizer: "adam" | "adamw" | "sgd";
+  weightDecay: number;
+  /** undefined: as config.json says. */
+  dropout: number | undefined;
+  seed: number;
+  shuffle: boolean;
+  /** Sub-models that predict. */
+  members: number;
+  /** Evaluate on dev after every epoch, after the last step, or every K steps too. */
+  evaluate: "every" | "last" | number;
+  select: "last" | "best";
+  out: string;
+  resume: boolean;
+  overwrite: boolean;
+  json: boolean;
+}
+
+export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 };
+export const DEFAULT_MEMBERS = 16;
+
+/** The text of a flag, or undefined. */
+export function textFlag(raw: RawFlags, key: string): string | undefined {
+  const value = raw[key];
+  return typeof value === "string" ? value : undefined;
+}
+
+/** The text of a flag that must be there. */
+export function required(raw: RawFlags, key: string, flag: string, what: string): string {
+  const value = textFlag(raw, key);
+  if (value === undefined) throw new InputError(`${flag}: missing (expected ${what}). Add ${flag} ${what}.`);
+  if (value.trim() === "") refuse(flag, value, `empty (expected ${what})`, "Give a path.");
+  return value;
+}
+
+export function columnOptions(raw: RawFlags): ColumnOptions {
+  return {
+    textColumn: textFlag(raw, "textColumn"),
+    pairColumn: textFlag(raw, "pairColumn"),
+    labelColumn: textFlag(raw, "labelColumn"),
+    header: raw.header !== false,
+  };
+}
+
+export function lengthOptions(raw: RawFlags): LengthOptions {
+  const text = textFlag(raw, "maxLength");
+  return {
+    // [CLS], a word piece, [SEP]
+    maxLength: text === undefined ? undefined : wholeValue("--max-length", text, { min: 3, example: "128" }),
+    onLong: choiceValue("--on-long", textFlag(raw, "onLong") ?? "truncate", ["truncate", "refuse"]),
+  };
+}
+
+/** Members of a prediction: undefined where the flag is absent. */
+export function membersOption(raw: RawFlags): number | undefined {
+  const text = textFlag(raw, "members");
+  return text === undefined ? undefined : wholeValue("--members", text, { min: 1, max: 4096, example: "16" });
+}
+
+/** A readout's name; whether the encoder has that many layers is known later. */
+export function readoutOption(text: string): string {
+  if (READOUTS.includes(text) || /^last[1-9]\d{0,3}-(concat|sum)(-(cls|mean|max))?$/.test(text)) return text;
+  if (/^last\d+-mix$/.test(text)) {
+    refuse("--readout", text, "learned layer weights are not yet in this version", `Choose ${READOUTS.join(", ")}.`);
+  }
+  return choiceValue("--readout", text, READOUTS);
+}
+
+export function headOption(text: string): HeadSpec {
+  if (text === "linear") return text;
+  const hidden = /^mlp:([1-9]\d{0,5})$/.exec(text)?.[1];
+  if (hidden === undefined) {
+    refuse("--head", text, "unknown (expected linear or mlp:H)", "Give, say, --head mlp:128 for 128 hidden channels.");
+  }
+  return `mlp:${Number(hidden)}`;
+}
+
+/** All of `finetune`'s flags. InputError: a value that is not one, a flag that is missing, flags that contradict. */
+export function finetuneOptions(raw: RawFlags): FinetuneOptions {
+  const value = (key: string, otherwise: string) => textFlag(raw, key) ?? otherwise;
+  const model = required(raw, "model", "--model", "DIR");
+  const train = required(raw, "train", "--train", "FILE");
+  const method = choiceValue("--method", value("method", "map"), METHODS, LATER_METHODS);
+  const given = textFlag(raw, "priorPrecision");
+  const optimizer = choiceValue("--optimizer", value("optimizer", "adam"), ["adam", "adamw", "sgd"]);
+  const select = choiceValue("--select", value("select", "last"), ["last", "best"]);
+  const readout = textFlag(raw, "readout");
+  const head = textFlag(raw, "head");
+  const clip = textFlag(raw, "clip");
+  const dropout = textFlag(raw, "dropout");
+  const dev = textFlag(raw, "dev");
+  const options: FinetuneOptions = {
+    model,
+    train,
+    dev,
+    columns: columnOptions(raw),
+    task: choiceValue("--task", value("task", "classify"), TASKS, LATER_TASKS),
+    method,
+    precisions: precisionsFor(method, given === undefined ? undefined : precisionValue("--prior-precision", given)),
+    readout: readout === undefined ? undefined : readoutOption(readout),
+    head: head === undefined ? undefined : headOption(head),
+    epochs: wholeValue("--epochs", value("epochs", "3"), { min: 0, max: 1_000_000, example: "3" }),
+    batch: wholeValue("--batch", value("batch", "16"), { min: 1, max: 65_535, example: "16" }),
+    accumulate: wholeValue("--accumulate", value("accumulate", "1"), { min: 1, max: 65_535, example: "2" }),
+    lr: rate("--lr", value("lr", "5e-5"), "5e-5"),
+    headLr: rate("--head-lr", value("headLr", "1e-3"), "1e-3"),
+    warmup: numberValue("--warmup", value("warmup", ".1"), { min: 0, max: 1, below: true, example: "0.1" }),
+    schedule: choiceValue("--schedule", value("schedule", "linear"), ["linear", "cosine", "constant"]),
+    clip: clip === undefined ? undefined : numberValue("--clip", clip, { min: 0, above: true, example: "1" }),
+    optimizer,
+    weightDecay: numberValue("--weight-decay", value("weightDecay", optimizer === "adamw" ? ".01" : "0"), {
+      min: 0,
+      example: "0.01",
+    }),
+    dropout:
+      dropout === undefined
+        ? undefined
+        : numberValue("--dropout", dropout, { min: 0, max: 1, below: true, example: "0.1" }),
+    ...lengthOptions(raw),
+    seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
+    shuffle: raw.shuffle !== false,
+    members: membersOption(raw) ?? (method === "dropout" ? DEFAULT_MEMBERS : 1),
+    evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
+    select,
+    out: textFlag(raw, "out") ?? `runs/${stem(train)}-${method}`,
+    resume: raw.resume === true,
+    overwrite: raw.overwrite === true,
+    json: raw.json === true,
+  };
+  contradictions(options, raw);
+  return options;
+}
+
+export interface PretrainOptions {
+  text: string;
+  model: string | undefined;
+  config: string | undefined;
+  epochs: number;
+  batch: number;
+  lr: number;
+  warmup: number;
+  schedule: "linear" | "cosine" | "constant";
+  dropout: number | undefined;
+  maxLength: number | undefined;
+  seed: number;
+  out: string;
+  resume: boolean;
+  overwrite: boolean;
+  json: boolean;
+}
+
+/** All of `pretrain`'s flags. */
+export function pretrainOptions(raw: RawFlags): PretrainOptions {
+  const value = (key: string, otherwise: string) => textFlag(raw, key) ?? otherwise;
+  const text = required(raw, "text", "--text", "FILE");
+  const out = required(raw, "out", "--out", "DIR");
+  const [model, config, dropout] = [textFlag(raw, "model"), textFlag(raw, "config"), textFlag(raw, "dropout")];
+  if ((model === undefined) === (config === undefined)) {
+    throw new InputError(
+      model === undefined
+        ? "--model: missing (expected --model DIR to go on from, or --config FILE to start at random). Add one of them."
+        : "--model: contradicts --config. Go on from a model with one, or start at random with the other.",
+    );
+  }
+  if (raw.resume === true && raw.overwrite === true) throw new InputError(RESUME_OVERWRITE);
+  return {
+    text,
+    model,
+    config,
+    epochs: wholeValue("--epochs", value("epochs", "1"), { min: 0, max: 1_000_000, example: "1" }),
+    batch: wholeValue("--batch", value("batch", "32"), { min: 1, max: 65_535, example: "32" }),
+    lr: rate("--lr", value("lr", "1e-4"), "1e-4"),
+    warmup: numberValue("--warmup", value("warmup", ".1"), { min: 0, max: 1, below: true, example: "0.1" }),
+    schedule: choiceValue("--schedule", value("schedule", "linear"), ["linear", "cosine", "constant"]),
+    dropout:
+      dropout === undefined
+        ? undefined
+        : numberValue("--dropout", dropout, { min: 0, max: 1, below: true, example: "0.1" }),
+    maxLength: lengthOptions(raw).maxLength,
+    seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
+    out,
+    resume: raw.resume === true,
+    overwrite: raw.overwrite === true,
+    json: raw.json === true,
+  };
+}
+
+const RESUME_OVERWRITE = "--resume: contradicts --overwrite. Continue the run with one, or replace it with the other.";
+
+/** A learning rate. 0 is refused: a run that learns nothing is asked for in another way, or is a slip. */
+function rate(flag: string, text: string, example: string): number {
+  if (/^[+-]?0*\.?0*(e[+-]?\d+)?$/i.test(text) && /0/.test(text)) {
+    const advice =
+      flag === "--lr"
+        ? "To keep the encoder as it is: --method frozen. To evaluate without training: --epochs 0."
+        : "To keep the head as it is: --prior-precision head=inf. To evaluate without training: --epochs 0.";
+    refuse(flag, text, "nothing would be learned (expected a number > 0)", advice);
+  }
+  return numberValue(flag, text, { min: 0, above: true, max: 1000, example });
+}
+
+function evaluateOption(text: string): "every" | "last" | number {
+  if (/^[+-]?\d/.test(text)) return wholeValue("--evaluate", text, { min: 1, example: "100" });
+  return choiceValue<"every" | "last">("--evaluate", text, ["every", "last"]);
+}
+
+/** The precisions of a method, with those that were asked for; an InputError where the two contradict. */
+export function precisionsFor(method: Method, given: Precisions | undefined): Precisions {
+  const contradict = (group: string, needs: string, advice: string): never =>
+    refuse("--prior-precision", precisionText({ [group]: given?.[group] ?? 0 }), `--method ${method} ${needs}`, advice);
+  switch (method) {
+    case "mle":
+    case "scratch":
+      for (const [group, precision] of Object.entries(given ?? {})) {
+        if (precision === 0) continue;
+        const why = method === "mle" ? "has no prior (every precision is 0)" : "starts at random and has no prior";
+        contradict(group, why, "Leave the flag out, or choose --method map.");
+      }
+      return { encoder: 0, head: 0, ...given };
+    case "frozen":
+      for (const [group, precision] of Object.entries(given ?? {})) {
+        if (group === "head" || precision === Number.POSITIVE_INFINITY) continue;
+        contradict(group, "holds the encoder (encoder=inf)", "Leave it out, or choose --method map.");
+      }
+      return { ...DEFAULT_PRECISIONS, ...given, encoder: Number.POSITIVE_INFINITY };
+    case "map":
+    case "dropout":
+      return { ...DEFAULT_PRECISIONS, ...given };
+    default:
+      return method satisfies never;
+  }
+}
+
+function contradictions(options: FinetuneOptions, raw: RawFlags): void {
+  const { method, optimizer, select, evaluate, dev, members, dropout } = options;
+  if (options.resume && options.overwrite) {
+    throw new InputError(RESUME_OVERWRITE);
+  }
+  if (textFlag(raw, "weightDecay") !== undefined && options.weightDecay > 0 && optimizer !== "adamw") {
+    refuse(
+      "--weight-decay",
+      String(raw.weightDecay),
+      `decoupled decay belongs to AdamW (found --optimizer ${optimizer})`,
+      "Add --optimizer adamw, or state the prior with --prior-precision.",
+    );
+  }
+  if (select === "best" && dev === undefined) {
+    refuse("--select", "best", "nothing to select on (found no --dev)", "Add --dev FILE, or use --select last.");
+  }
+  if (select === "best" && evaluate === "last") {
+    refuse("--select", "best", "contradicts --evaluate last", "Use --evaluate every, or a number of steps.");
+  }
+  if (textFlag(raw, "evaluate") !== undefined && evaluate !== "last" && dev === undefined) {
+    refuse("--evaluate", String(evaluate), "nothing to evaluate on (found no --dev)", "Add --dev FILE.");
+  }
+  if (method !== "dropout" && members > 1) {
+    const what = `--method ${method} keeps one θ, and members come from --method dropout`;
+    refuse("--members", String(members), what, "Leave the flag out, or choose --method dropout.");
+  }
+  if (method === "dropout" && dropout === 0) {
+    refuse("--dropout", "0", "--method dropout draws its members by dropout", "Give, say, --dropout 0.1.");
+  }
+}
+
+/** What `warning:` lines say about options that are allowed together but seldom meant. */
+export function optionWarnings(options: FinetuneOptions): string[] {
+  const { method, precisions } = options;
+  const values = Object.values(precisions);
+  const warnings = [];
+  if ((method === "map" || method === "dropout") && values.every((precision) => precision === 0)) {
+    warnings.push(`--prior-precision ${precisionText(precisions)}: every precision is 0, so this is --method mle`);
+  }
+  return warnings;
+}
+
+/** The name of a file without folder and extension, for a folder's name. */
+function stem(path: string): string {
+  const name = basename(path).replace(/\.[^.]*$/, "");
+  return /^[\w.-]{1,80}$/.test(name) ? name : "run";
+}
+
+/** For `--resume`: the options that decide what a run computes, as JSON values. */
+export function optionRecord(options: FinetuneOptions): Record<string, unknown> {
+  const { resume: _r, overwrite: _o, json: _j, out: _out, columns, precisions, ...rest } = options;
+  return JSON.parse(
+    JSON.stringify({ ...rest, ...columns, priorPrecision: precisionText(precisions) }, (_, v) => v ?? null),
+  ) as Record<string, unknown>;
+}
+
+/** The flags that differ between a run and the command that would continue it, in one sentence; undefined if none. */
+export function differingFlags(run: Record<string, unknown>, now: Record<string, unknown>): string | undefined {
+  const differing = [...new Set([...Object.keys(run), ...Object.keys(now)])].filter(
+    (key) => JSON.stringify(run[key] ?? null) !== JSON.stringify(now[key] ?? null),
+  );
+  if (differing.length === 0) return undefined;
+  const shown = (value: unknown) => (value === undefined || value === null ? "nothing" : quote(String(value)));
+  return differing.map((key) => `${flagOf(key)} was ${shown(run[key])} and is ${shown(now[key])}`).join("; ");
+}
+
+function flagOf(key: string): string {
+  const negated: Record<string, string> = { shuffle: "--no-shuffle", header: "--no-header" };
+  return negated[key] ?? `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+}

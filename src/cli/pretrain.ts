@@ -1,0 +1,251 @@
+/**
+ * @file `pretrain`: masked tokens and next sentence, as BERT was pretrained (Devlin et al. 2019), on a text of the
+ * user's: from a model, or from a config.json and a random start. Plain maximum likelihood; what it leaves behind is the
+ * prior of a later fine-tuning.
+ */
+import { dirname, join } from "node:path";
+import type { Engine } from "../autograd/index.ts";
+import { maskTokens, nspPairs, packBatch } from "../data/batches.ts";
+import { readLines, readText, sha256File, writeFileAtomic } from "../data/files.ts";
+import { parseJson } from "../data/json.ts";
+import { loadTokenizer } from "../data/load.ts";
+import { count } from "../data/tables.ts";
+import { inert } from "../data/text.ts";
+import type { BertTokenizer } from "../data/tokenizer.ts";
+import { InputError } from "../errors.ts";
+import { BertForPreTraining, type PretrainingBatch } from "../model/bert.ts";
+import { type BertConfig, parseBertConfig } from "../model/config.ts";
+import { type Checkpoint, hasParameter } from "../model/load.ts";
+import { Stream } from "../random.ts";
+import { adam, gaussianPrior, logPosterior, type Source } from "../train/index.ts";
+import { withEngine } from "./device.ts";
+import { lengthFor } from "./examples.ts";
+import { duration } from "./format.ts";
+import type { Io } from "./io.ts";
+import { pretrainingConfig, writeModelFolder } from "./model-folder.ts";
+import { type PretrainOptions, pretrainOptions, type RawFlags } from "./options.ts";
+import { Output } from "./output.ts";
+import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
+import { checkResume, kernelChoices } from "./run-record.ts";
+import { adjusted, openModelFolder } from "./source.ts";
+import { Training } from "./training.ts";
+import { versions } from "./version.ts";
+
+export async function pretrain(raw: RawFlags, io: Io): Promise<void> {
+  const options = pretrainOptions(raw);
+  const out = new Output(io, options.json);
+  const { resume, overwrite, text, model, config, out: folder } = options;
+  checkOut(folder, { resume, overwrite, inputs: [text, ...((model ?? config) ? [model ?? config ?? ""] : [])] });
+  const start = model === undefined ? fromConfig(config ?? "", options.dropout) : fromModel(model, options.dropout);
+  try {
+    const documents = readDocuments(text);
+    const earlier = resume ? readRun(folder) : undefined;
+    await withEngine(out, (engine) => train(engine, options, start, documents, earlier, out));
+  } finally {
+    start.close();
+  }
+}
+
+/** What training begins with: weights, or only their shapes. */
+interface Start {
+  checkpoint: Checkpoint;
+  tokenizer: BertTokenizer;
+  /** The folder of the tokenizer's files. */
+  folder: string;
+  config: BertConfig;
+  scratch: boolean;
+  sha256: string;
+  lineage: RunRecord["lineage"];
+  close(): void;
+}
+
+function fromModel(path: string, dropout: number | undefined): Start {
+  const folder = openModelFolder("--model", path);
+  return {
+    checkpoint: adjusted(folder, { dropout }),
+    tokenizer: folder.tokenizer,
+    folder: path,
+    config: folder.config,
+    scratch: false,
+    sha256: sha256File(join(path, "model.safetensors")),
+    lineage: folder.run?.lineage ?? [
+      { stage: "pretraining", domain: null, task: "unknown", method: "unknown", prior: null },
+    ],
+    close: () => folder.checkpoint.close(),
+  };
+}
+
+function fromConfig(path: string, dropout: number | undefined): Start {
+  const json = parseJson(readText(path, { maxBytes: 4 << 20, wanted: "a config.json" }), path);
+  const raw =
+    dropout === undefined ? json : { ...json, hidden_dropout_prob: dropout, attention_probs_dropout_prob: dropout };
+  return {
+    checkpoint: { name: path, config: raw, shapes: new Map(), read: async () => new Float32Array(0) },
+    tokenizer: loadTokenizer(dirname(path)),
+    folder: dirname(path),
+    config: parseBertConfig(raw, path),
+    scratch: true,
+    sha256: sha256File(path),
+    lineage: [],
+    close: () => {},
+  };
+}
+
+/** A sentence a line, an empty line between documents. InputError: no sentence. */
+function readDocuments(path: string): string[][] {
+  const documents: string[][] = [[]];
+  for (const line of readLines(path, { wanted: "a text, a sentence a line" })) {
+    if (line.trim() !== "") documents.at(-1)?.push(line);
+    else if (documents.at(-1)?.length) documents.push([]);
+  }
+  const filled = documents.filter((sentences) => sentences.length > 0);
+  if (filled.length === 0) throw new InputError(`${inert(path)}: the file is empty (expected a sentence a line).`);
+  return filled;
+}
+
+/**
+ * Batches of pretraining: sentence pairs drawn anew each epoch, or single sentences where next sentence is not trained;
+ * masks drawn anew each step. All from streams named by seed and place, so that a resumed run draws the same.
+ */
+function pretrainingSource(
+  documents: readonly string[][],
+  tokenizer: BertTokenizer,
+  options: { seed: number; maxLength: number; nextSentence: boolean; vocabSize: number },
+): Source<PretrainingBatch> {
+  const { seed, maxLength, nextSentence, vocabSize } = options;
+  const sentences = documents.flat();
+  const pairsOf = (epoch: number) => nspPairs(documents, new Stream(seed, "pairs", epoch));
+  let drawn = { epoch: 0, pairs: nextSentence ? pairsOf(0) : [] };
+  const { cls, sep, pad } = tokenizer;
+  return {
+    length: nextSentence ? drawn.pairs.length : sentences.length,
+    // The loss is a mean over the batch: one term.
+    terms: () => 1,
+    batch(rows, { epoch, step, micro }) {
+      if (nextSentence && drawn.epoch !== epoch) drawn = { epoch, pairs: pairsOf(epoch) };
+      const chosen = rows.map((row) => drawn.pairs[row]);
+      const examples = rows.map((row, i) =>
+        tokenizer.encode(chosen[i]?.first ?? sentences[row] ?? "", chosen[i]?.second, { maxLength }),
+      );
+      const packed = packBatch(examples.map(({ ids, typeIds }) => ({ ids, typeIds })));
+      const stream = new Stream(seed, "mask", step, micro);
+      const masked = maskTokens(packed, { stream, vocabSize, maskId: tokenizer.mask, specialIds: [cls, sep, pad] });
+      return {
+        ...packed,
+        ids: masked.ids,
+        maskedRows: masked.positions,
+        maskedTargets: masked.targets,
+        ...(nextSentence ? { nextSentence: Uint32Array.from(chosen, (pair) => pair?.label ?? 0) } : {}),
+      };
+    },
+  };
+}
+
+async function train(
+  engine: Engine,
+  options: PretrainOptions,
+  start: Start,
+  documents: readonly string[][],
+  earlier: RunRecord | undefined,
+  out: Output,
+): Promise<void> {
+  const { tokenizer, config } = start;
+  if (tokenizer.vocabSize > config.vocabSize) {
+    throw new InputError(
+      `tokenizer: its highest id is ${tokenizer.vocabSize - 1} (config.json says vocab_size ${config.vocabSize}). Tokenizer and model are not of the same BERT.`,
+    );
+  }
+  const hasPooler = start.scratch || hasParameter(start.checkpoint, "bert.pooler.dense.weight");
+  const nextSentence =
+    documents.length > 1 && documents.some((d) => d.length > 1) && hasPooler && config.typeVocabSize > 1;
+  if (!nextSentence)
+    out.note("next sentence is not trained: it needs two documents (an empty line between them) and a pooler");
+  const { seed, out: folder } = options;
+  const model = await BertForPreTraining.load(engine, start.checkpoint, { nextSentence, seed, scratch: start.scratch });
+  for (const note of model.report.notes) out.note(note);
+  const maxLength = Math.min(options.maxLength ?? 128, lengthFor(undefined, config));
+  const source = pretrainingSource(documents, tokenizer, {
+    seed,
+    maxLength,
+    nextSentence,
+    vocabSize: config.vocabSize,
+  });
+  const { epochs, batch, lr, warmup, schedule } = options;
+  const prior = gaussianPrior(model, { encoder: { precision: 0 }, head: { precision: 0 } });
+  const N = Math.ceil(source.length / batch);
+  const training = new Training(logPosterior<PretrainingBatch>(model, prior, { N }), source, {
+    folder,
+    out,
+    fit: { epochs, batch, seed, warmup, schedule, optimizer: adam({ lr }) },
+    evaluate: "last",
+    keepBest: false,
+  });
+  const sentences = documents.reduce((sum, document) => sum + document.length, 0);
+  out.note(
+    `${count(sentences, "sentence")} in ${count(documents.length, "document")}, ${training.trainer.steps} steps`,
+  );
+  const record = newRecord(engine, options, start, { sentences, maxLength, nextSentence });
+  if (earlier === undefined) {
+    emptyOut(folder);
+    writeRun(folder, record);
+  } else {
+    const inputs = { train: record.data.train, dev: null, weights: start.sha256, maxLength };
+    checkResume(earlier, record.options, inputs);
+    await training.resume();
+  }
+  let last: number | undefined;
+  await training.run((report) => {
+    last = report.nll;
+  });
+  await writeModelFolder(folder, model, pretrainingConfig(model), start.folder);
+  const result = { run: folder, steps: training.trainer.steps, seconds: training.seconds, nll: last ?? null };
+  writeFileAtomic(join(folder, "metrics.json"), `${JSON.stringify({ nll: result.nll }, null, 2)}\n`);
+  writeRun(folder, { ...record, finished: true, steps: result.steps, seconds: result.seconds });
+  if (out.json) out.document(result);
+  else
+    out.text(
+      `${result.steps} steps in ${duration(result.seconds)}\nmodel: ${folder}\nnext: priorwork fill-mask --model ${folder} "…"`,
+    );
+}
+
+function newRecord(
+  { gpu }: Engine,
+  options: PretrainOptions,
+  start: Start,
+  { sentences, maxLength, nextSentence }: { sentences: number; maxLength: number; nextSentence: boolean },
+): RunRecord {
+  const { resume: _, overwrite: __, json: ___, out: ____, ...flags } = options;
+  const hash = sha256File(options.text);
+  const task = nextSentence ? "masked tokens and next sentence" : "masked tokens";
+  const source = options.model ?? options.config ?? "";
+  return {
+    format: 1,
+    command: "pretrain",
+    finished: false,
+    versions: versions(),
+    adapter: gpu.adapter,
+    kernels: kernelChoices(gpu),
+    seed: options.seed,
+    options: { ...flags },
+    data: { train: { file: options.text, sha256: hash, rows: sentences, columns: { text: "line" } }, dev: null },
+    objective: {
+      task,
+      method: start.scratch ? "scratch" : "mle",
+      formula: "mean masked-token NLL + mean next-sentence NLL",
+    },
+    model: { source, weights: start.sha256, labels: [], maxLength },
+    lineage: [
+      ...start.lineage,
+      {
+        stage: start.scratch ? "pretraining" : "domain",
+        domain: { file: options.text, sha256: hash, size: sentences },
+        task,
+        method: start.scratch ? "scratch" : "mle",
+        prior: start.scratch ? null : { mean: source, sha256: start.sha256, precision: "encoder=0,head=0" },
+      },
+    ],
+    before: null,
+    steps: 0,
+    seconds: 0,
+  };
+}

@@ -1,0 +1,32 @@
+/**
+ * @file The real process as a command's world. The first Ctrl-C asks the command to finish its step and save; the second
+ * ends at once. A reader that goes away (`| head`) is no failure.
+ */
+import type { Io } from "./io.ts";
+import { main } from "./main.ts";
+
+export async function run(argv: readonly string[] = process.argv.slice(2)): Promise<void> {
+  const interrupted = new AbortController();
+  const onSignal = () => {
+    if (interrupted.signal.aborted) process.exit(130);
+    interrupted.abort();
+    process.stderr.write("\nnote: stopping after this step; Ctrl-C again stops at once\n");
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+    });
+  }
+  const io: Io = {
+    stdout: process.stdout,
+    stderr: process.stderr,
+    env: process.env,
+    signal: interrupted.signal,
+    now: () => performance.now(),
+  };
+  process.exitCode = await main(argv, io);
+  process.off("SIGINT", onSignal);
+  process.off("SIGTERM", onSignal);
+}

@@ -1,0 +1,196 @@
+/**
+ * @file The folder of a run: what may be written where, run.json, and the metrics lines. A run folder is a Hugging Face
+ * model folder with more beside it; model-folder.ts writes that part. Nothing is overwritten unasked (P7), and
+ * `--overwrite` removes only what a run writes.
+ */
+import * as fs from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { fileExists, readText, storageError, writeFileAtomic } from "../data/files.ts";
+import { type JsonObject, parseJson } from "../data/json.ts";
+import { inert, quote } from "../data/text.ts";
+import { InputError } from "../errors.ts";
+import type { AdapterReport } from "../gpu/index.ts";
+import type { Versions } from "./version.ts";
+
+/** A table as a run remembers it: enough to know it again. */
+export interface DataRecord {
+  file: string;
+  sha256: string;
+  rows: number;
+  columns: { text: string; pair?: string; label?: string };
+}
+
+/** One stage of a chain of posteriors: each one's prior is centred on the one before. */
+export interface Stage {
+  stage: "pretraining" | "domain" | "task";
+  /** What was learned from: a table or a text by hash and size; null where the checkpoint does not say. */
+  domain: { file: string; sha256: string; size: number } | null;
+  task: string;
+  method: string;
+  /** Where the prior came from, and how strong it was. */
+  prior: { mean: string; sha256: string; precision: string } | null;
+}
+
+/** run.json: everything that is needed to repeat a run. */
+export interface RunRecord {
+  format: 1;
+  command: "finetune" | "pretrain";
+  finished: boolean;
+  versions: Versions;
+  adapter: AdapterReport;
+  /** The kernel choices in force; equal choices give equal bits. */
+  kernels: unknown;
+  seed: number;
+  options: JsonObject;
+  data: { train: DataRecord; dev: DataRecord | null };
+  objective: JsonObject;
+  model: { source: string; weights: string; labels: string[]; maxLength: number };
+  lineage: Stage[];
+  /** The metrics of the model as loaded. */
+  before: JsonObject | null;
+  steps: number;
+  seconds: number;
+}
+
+/** What a run may write; `--overwrite` removes these and nothing else. */
+const OURS = [
+  "run.json",
+  "metrics.jsonl",
+  "metrics.json",
+  "config.json",
+  "model.safetensors",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "vocab.txt",
+  "README.md",
+  "checkpoints",
+  "posterior",
+];
+
+/**
+ * May a run be written here? InputError: the folder holds something and neither `resume` nor `overwrite` was asked,
+ * there is nothing to resume, or it is a folder that the run reads from. Changes nothing.
+ */
+export function checkOut(
+  out: string,
+  { resume, overwrite, inputs }: { resume: boolean; overwrite: boolean; inputs: readonly string[] },
+): void {
+  const shown = `--out ${inert(out)}`;
+  const status = fs.statSync(out, { throwIfNoEntry: false });
+  if (status !== undefined && !status.isDirectory()) throw new InputError(`${shown}: a file (expected a folder).`);
+  const here = realPath(out);
+  for (const input of inputs) {
+    if (
+      realPath(input) === here ||
+      (OURS.includes(input.split(/[\\/]/).at(-1) ?? "") && dirname(realPath(input)) === here)
+    ) {
+      throw new InputError(`${shown}: the run would overwrite its own input ${quote(input)}. Choose another folder.`);
+    }
+  }
+  const names =
+    status === undefined
+      ? []
+      : guarded(out, "read", () => fs.readdirSync(out)).filter(
+          // Left by a kill while the folder was begun.
+          (name) => !/^\..*\.tmp$/.test(name),
+        );
+  const isRun = names.includes("run.json");
+  if (resume) {
+    if (isRun) return;
+    throw new InputError(`--resume: no run in ${quote(out)} (expected run.json). Leave --resume out to start one.`);
+  }
+  if (names.length === 0) return;
+  if (!overwrite) {
+    throw new InputError(
+      isRun
+        ? `${shown}: this folder holds a run. Add --resume to continue it, --overwrite to replace it, or choose another.`
+        : `${shown}: this folder is not empty. Choose another, or empty it.`,
+    );
+  }
+  if (!isRun) {
+    throw new InputError(
+      `${shown}: not empty, and no run either (no run.json), so --overwrite leaves it alone. Choose another.`,
+    );
+  }
+}
+
+function realPath(path: string): string {
+  try {
+    return fs.realpathSync(path);
+  } catch {
+    return resolve(path);
+  }
+}
+
+/** Makes the folder; with what an older run left there removed. Called once nothing can be refused any more. */
+export function emptyOut(out: string): void {
+  guarded(out, "write", () => {
+    fs.mkdirSync(out, { recursive: true });
+    // run.json goes last: as long as it is there, what is left is known for a run.
+    for (const name of [...OURS].reverse()) fs.rmSync(join(out, name), { recursive: true, force: true });
+  });
+}
+
+export function writeRun(out: string, record: RunRecord): void {
+  writeFileAtomic(join(out, "run.json"), `${JSON.stringify(record, null, 2)}\n`);
+}
+
+/** run.json, or undefined where there is none. InputError: it is broken or of another version. */
+export function readRun(folder: string): RunRecord | undefined {
+  const path = join(folder, "run.json");
+  if (!fileExists(path)) return undefined;
+  const record = parseJson(readText(path, { maxBytes: 16 << 20 }), path);
+  if (record.format !== 1) {
+    throw new InputError(
+      `${inert(path)}: format ${quote(String(record.format))} (expected 1). Was it written by a newer version?`,
+    );
+  }
+  return record as unknown as RunRecord;
+}
+
+/** metrics.jsonl: a line a step. Lines after `step` are dropped when a run goes on from there. */
+export class MetricsLog {
+  readonly #path: string;
+  #file: number | undefined;
+
+  constructor(out: string, step: number) {
+    this.#path = join(out, "metrics.jsonl");
+    const kept = step === 0 ? [] : keptLines(this.#path, step);
+    writeFileAtomic(this.#path, kept.map((line) => `${line}\n`).join(""));
+    this.#file = guarded(this.#path, "write", () => fs.openSync(this.#path, "a"));
+  }
+
+  add(line: JsonObject): void {
+    const file = this.#file;
+    if (file !== undefined) guarded(this.#path, "write", () => fs.writeSync(file, `${JSON.stringify(line)}\n`));
+  }
+
+  close(): void {
+    const file = this.#file;
+    this.#file = undefined;
+    if (file !== undefined) guarded(this.#path, "write", () => fs.closeSync(file));
+  }
+}
+
+function keptLines(path: string, step: number): string[] {
+  if (!fileExists(path)) return [];
+  return readText(path)
+    .split("\n")
+    .filter((line) => {
+      try {
+        // A kill may have cut the last line short.
+        return (JSON.parse(line) as { step: number }).step <= step;
+      } catch {
+        return false;
+      }
+    });
+}
+
+function guarded<T>(path: string, doing: "read" | "write", work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw storageError(path, doing, error);
+  }
+}

@@ -1,0 +1,151 @@
+/**
+ * @file What a run remembers: run.json from the command, the model and the machine; whether a command may continue it;
+ * and the folder as it is when the run is done.
+ */
+import { basename, join } from "node:path";
+import { sha256, writeFileAtomic } from "../data/files.ts";
+import type { JsonObject } from "../data/json.ts";
+import { inert } from "../data/text.ts";
+import { InputError } from "../errors.ts";
+import type { Gpu } from "../gpu/index.ts";
+import { readShaders } from "../gpu/node.ts";
+import { chooseMatmul } from "../kernels/matmul-choice.ts";
+import type { BertForSequenceClassification } from "../model/bert.ts";
+import { modelCard } from "./card.ts";
+import type { EvaluateJson } from "./measure.ts";
+import { classifierConfig, isPlain, writeModelFolder } from "./model-folder.ts";
+import { differingFlags, type FinetuneOptions } from "./options.ts";
+import { adapterText } from "./output.ts";
+import { type DataRecord, type RunRecord, type Stage, writeRun } from "./run-folder.ts";
+import type { Folder } from "./source.ts";
+import { precisionText } from "./values.ts";
+import { versions } from "./version.ts";
+
+/** The files a run reads, by content. */
+export interface RunInputs {
+  train: DataRecord;
+  dev: DataRecord | null;
+  /** SHA-256 of the model's weights. */
+  weights: string;
+  maxLength: number;
+}
+
+/** run.json at the start of a run. */
+export function newRecord(
+  options: FinetuneOptions,
+  flags: JsonObject,
+  folder: Folder,
+  model: BertForSequenceClassification,
+  inputs: RunInputs,
+  gpu: Gpu,
+  before: EvaluateJson,
+): RunRecord {
+  const { train, dev, weights, maxLength } = inputs;
+  const precision = precisionText(options.precisions);
+  return {
+    format: 1,
+    command: "finetune",
+    finished: false,
+    versions: versions(),
+    adapter: gpu.adapter,
+    kernels: kernelChoices(gpu),
+    seed: options.seed,
+    options: flags,
+    data: { train, dev },
+    objective: {
+      task: options.task,
+      method: options.method,
+      formula: "J = mean NLL + (1/2N) Σ τ ‖θ − μ‖²",
+      N: train.rows,
+      precision,
+      mean: options.method === "scratch" ? "none" : "pretrained, new parameters 0",
+      readout: model.readout.name,
+      head: model.head,
+    },
+    model: { source: options.model, weights, labels: [...model.labels], maxLength },
+    lineage: lineageOf(options, folder, inputs, precision),
+    before,
+    steps: 0,
+    seconds: 0,
+  };
+}
+
+/** The chain of posteriors: that of the model it starts from, and this stage. */
+function lineageOf(options: FinetuneOptions, folder: Folder, inputs: RunInputs, precision: string): Stage[] {
+  const { train, weights } = inputs;
+  const scratch = options.method === "scratch";
+  const pretraining: Stage = { stage: "pretraining", domain: null, task: "unknown", method: "unknown", prior: null };
+  const stage: Stage = {
+    stage: "task",
+    domain: { file: train.file, sha256: train.sha256, size: train.rows },
+    task: options.task,
+    method: options.method,
+    prior: scratch ? null : { mean: options.model, sha256: weights, precision },
+  };
+  return scratch ? [stage] : [...(folder.run?.lineage ?? [pretraining]), stage];
+}
+
+/** What decides the order of sums: the shaders by hash, and the matrix product of each layout at a layer's shape. */
+export function kernelChoices(gpu: Gpu): JsonObject {
+  const sizes = { M: 1024, N: 384, K: 384 };
+  const matmul = Object.fromEntries(
+    (["NN", "NT", "TN"] as const).map((layout) => {
+      const { shader, entry, tile } = chooseMatmul(gpu.adapter, layout, sizes);
+      return [layout, { shader, entry, tile }];
+    }),
+  );
+  const sources = [...readShaders()].map(([name, text]) => `${name}\n${text}`).join("\n");
+  return { matmul, shaders: sha256(sources) };
+}
+
+/** InputError: the command is another than the run's, or a file has changed since. */
+export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunInputs): void {
+  const differing = differingFlags(earlier.options, flags);
+  if (differing !== undefined) {
+    throw new InputError(
+      `--resume: the flags are not those of the run (${differing}). Give the same flags, or start anew with --overwrite.`,
+    );
+  }
+  const changed = (what: string, file: string, before: string | undefined, now: string | undefined) => {
+    if (before === now) return;
+    throw new InputError(
+      `--resume: ${what} ${inert(file)} has changed since the run began (its SHA-256 differs). Restore it, or start anew with --overwrite.`,
+    );
+  };
+  changed("--train", inputs.train.file, earlier.data.train.sha256, inputs.train.sha256);
+  changed("--dev", inputs.dev?.file ?? "", earlier.data.dev?.sha256, inputs.dev?.sha256);
+  changed("--model", earlier.model.source, earlier.model.weights, inputs.weights);
+}
+
+/** Writes everything that a finished run has besides its metrics and checkpoints; run.json last. */
+export async function saveRun(run: {
+  folder: string;
+  record: RunRecord;
+  model: BertForSequenceClassification;
+  source: Folder;
+  metrics: EvaluateJson;
+  options: FinetuneOptions;
+}): Promise<void> {
+  const { folder, record, model, source, metrics, options } = run;
+  await writeModelFolder(folder, model, classifierConfig(model), source.path);
+  const card = modelCard({
+    name: basename(folder),
+    labels: model.labels,
+    readout: model.readout.name,
+    head: model.head,
+    method: options.method,
+    precision: precisionText(options.precisions),
+    source: options.model,
+    train: { file: basename(options.train), rows: record.data.train.rows },
+    steps: record.steps,
+    adapter: adapterText(record.adapter),
+    version: record.versions.priorwork,
+    maxLength: record.model.maxLength,
+    plain: isPlain(model),
+    metrics,
+    measuredOn: basename(options.dev ?? options.train),
+    selectedOnDev: options.select === "best",
+  });
+  writeFileAtomic(join(folder, "README.md"), card);
+  writeRun(folder, record);
+}

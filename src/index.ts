@@ -1,0 +1,50 @@
+/**
+ * @file What a script imports from "priorwork". The kernels are public apart, as "priorwork/kernels".
+ */
+import { Engine } from "./autograd/index.ts";
+import { adapterText } from "./cli/output.ts";
+import { type OpenOptions, openGpu } from "./gpu/node.ts";
+
+/**
+ * An engine on the best adapter (or PRIORWORK_ADAPTER's), which is named on stderr unless `quiet`. Close it when done.
+ * Throws DeviceError where there is none, with what was tried and what to install.
+ */
+export async function open({ quiet = false, ...options }: OpenOptions & { quiet?: boolean } = {}): Promise<Engine> {
+  const gpu = await openGpu(options);
+  if (!quiet) console.error(`adapter: ${adapterText(gpu.adapter)}`);
+  return new Engine(gpu);
+}
+
+export * from "./autograd/index.ts";
+export {
+  type Example,
+  type MaskedTokens,
+  maskTokens,
+  nspPairs,
+  type PackedBatch,
+  packBatch,
+  repeatBatch,
+} from "./data/batches.ts";
+export { type LabelSet, labelSet } from "./data/labels.ts";
+export { loadTokenizer, readTable } from "./data/load.ts";
+export { parseTable, type Table, type TableOptions } from "./data/tables.ts";
+export { BertTokenizer, type Encoded } from "./data/tokenizer.ts";
+export * from "./errors.ts";
+export type { AdapterReport } from "./gpu/index.ts";
+export { type Attempt, type OpenOptions, openGpu } from "./gpu/node.ts";
+export {
+  BertEncoder,
+  BertForPreTraining,
+  BertForSequenceClassification,
+  type ClassifierOptions,
+  type DropoutKeys,
+  type HeadSpec,
+  type PretrainingBatch,
+} from "./model/bert.ts";
+export { type BertConfig, parseBertConfig } from "./model/config.ts";
+export { type Checkpoint, exportTensors, type LoadReport } from "./model/load.ts";
+export { READOUTS, type Readout, readoutNamed, type Vectors } from "./model/readout.ts";
+export { writeSafetensors } from "./model/safetensors.ts";
+export * from "./posterior/index.ts";
+export { Stream } from "./random.ts";
+export * from "./train/index.ts";

@@ -1,0 +1,158 @@
+/** @file Flags to options: every default, every sentence of refusal, every contradiction. No model, no device. */
+import { describe, expect, test } from "vitest";
+import { differingFlags, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
+import { precisionText } from "../../src/cli/values.ts";
+import { InputError } from "../../src/errors.ts";
+
+const base: RawFlags = { model: "m", train: "data/few.tsv" };
+const options = (raw: RawFlags = {}) => finetuneOptions({ ...base, ...raw });
+
+describe("defaults", () => {
+  test("are those of the design", () => {
+    expect(options()).toMatchObject({
+      task: "classify",
+      method: "map",
+      precisions: { encoder: 300, head: 1 },
+      readout: undefined,
+      head: undefined,
+      epochs: 3,
+      batch: 16,
+      accumulate: 1,
+      lr: 5e-5,
+      headLr: 1e-3,
+      warmup: 0.1,
+      schedule: "linear",
+      clip: undefined,
+      optimizer: "adam",
+      weightDecay: 0,
+      dropout: undefined,
+      maxLength: undefined,
+      seed: 0,
+      shuffle: true,
+      members: 1,
+      evaluate: "last",
+      select: "last",
+      out: "runs/few-map",
+    });
+  });
+
+  test("of one flag follow from another", () => {
+    expect(options({ select: "best", dev: "d.tsv" }).evaluate).toBe("every");
+    expect(options({ method: "dropout" }).members).toBe(16);
+    expect(options({ optimizer: "adamw" }).weightDecay).toBe(0.01);
+    expect(options({ shuffle: false }).shuffle).toBe(false);
+  });
+});
+
+describe("precisions", () => {
+  test.each([
+    ["map", undefined, "encoder=300,head=1"],
+    ["map", "encoder=1000", "encoder=1000,head=1"],
+    ["map", "layer.3=10,embeddings=inf", "encoder=300,head=1,layer.3=10,embeddings=inf"],
+    ["map", "encoder=0,head=0", "encoder=0,head=0"],
+    ["mle", undefined, "encoder=0,head=0"],
+    ["mle", "encoder=0", "encoder=0,head=0"],
+    ["scratch", undefined, "encoder=0,head=0"],
+    ["frozen", undefined, "encoder=inf,head=1"],
+    ["frozen", "head=3", "encoder=inf,head=3"],
+    ["dropout", "encoder=1e3", "encoder=1000,head=1"],
+  ])("--method %s --prior-precision %s", (method, priorPrecision, expected) => {
+    expect(precisionText(options({ method, priorPrecision }).precisions)).toBe(expected);
+  });
+});
+
+describe("refusals: one line, exit 2", () => {
+  test.each<[RawFlags, string | RegExp]>([
+    [{ model: undefined }, "--model: missing (expected DIR). Add --model DIR."],
+    [{ train: undefined }, "--train: missing (expected FILE). Add --train FILE."],
+    [{ lr: "banana" }, "--lr banana: not a number (expected a number > 0 and ≤ 1000). Give, say, --lr 5e-5."],
+    [{ lr: "0" }, /^--lr 0: nothing would be learned .* --epochs 0\.$/],
+    [{ lr: "0.0e3" }, /^--lr 0\.0e3: nothing would be learned/],
+    [{ headLr: "0" }, /^--head-lr 0: nothing would be learned/],
+    [{ lr: "-1e-5" }, /^--lr -1e-5: out of range/],
+    [{ lr: "1e-400" }, /^--lr 1e-400: out of range/],
+    [{ lr: "NaN" }, /^--lr NaN: not a number/],
+    [{ lr: "Infinity" }, /^--lr Infinity: not a number/],
+    [{ lr: "0x10" }, /^--lr 0x10: not a number/],
+    [{ lr: "" }, /^--lr "": not a number/],
+    [{ seed: "-1" }, "--seed -1: out of range (expected a whole number ≥ 0). Give, say, --seed 1."],
+    [{ seed: "1.5" }, /^--seed 1\.5: not a whole number/],
+    [{ seed: "9007199254740993" }, /^--seed 9007199254740993: out of range/],
+    [{ epochs: "2.5" }, /^--epochs 2\.5: not a whole number/],
+    [{ batch: "0" }, /^--batch 0: out of range/],
+    [{ accumulate: "0" }, /^--accumulate 0: out of range/],
+    [{ warmup: "1" }, /^--warmup 1: out of range/],
+    [{ clip: "0" }, /^--clip 0: out of range/],
+    [{ dropout: "1" }, /^--dropout 1: out of range/],
+    [{ maxLength: "2" }, /^--max-length 2: out of range/],
+    [{ onLong: "wrap" }, /^--on-long wrap: unknown \(expected truncate, refuse\)/],
+    [{ schedule: "linaer" }, "--schedule linaer: unknown (expected linear, cosine, constant). Did you mean linear?"],
+    [{ optimizer: "adamm" }, /Did you mean adam\?$/],
+    [{ method: "mapp" }, /^--method mapp: unknown .* Did you mean map\?$/],
+    [{ method: "swag" }, "--method swag: not yet in this version. Choose one of mle, map, frozen, scratch, dropout."],
+    [{ task: "regress" }, "--task regress: not yet in this version. Choose classify."],
+    [{ readout: "last4-mix" }, /^--readout last4-mix: learned layer weights are not yet in this version\./],
+    [{ readout: "poler" }, /Did you mean pooler\?$/],
+    [{ head: "mlp" }, /^--head mlp: unknown \(expected linear or mlp:H\)/],
+    [{ head: "mlp:0" }, /^--head mlp:0: unknown/],
+    [{ evaluate: "0" }, /^--evaluate 0: out of range/],
+    [{ evaluate: "evry", dev: "d" }, /Did you mean every\?$/],
+    [{ priorPrecision: "encoder=-1" }, /^--prior-precision encoder=-1: a precision cannot be negative/],
+    [{ priorPrecision: "encoder=lots" }, /^--prior-precision encoder=lots: not a precision/],
+    [{ priorPrecision: "encoder=1e39" }, /^--prior-precision encoder=1e39: out of range/],
+    [{ priorPrecision: "encoder=evidence" }, /not yet in this version/],
+    [{ priorPrecision: "encodr=1" }, /unknown group "encodr" .* Did you mean encoder\?$/],
+    [{ priorPrecision: "encoder=1,encoder=2" }, /group "encoder" stands twice/],
+    [{ priorPrecision: "encoder" }, /"encoder" is not GROUP=VALUE/],
+    [{ priorPrecision: "" }, /is not GROUP=VALUE/],
+    // contradictions
+    [{ method: "mle", priorPrecision: "encoder=300" }, /^--prior-precision encoder=300: --method mle has no prior/],
+    [{ method: "scratch", priorPrecision: "head=1" }, /^--prior-precision head=1: --method scratch starts at random/],
+    [{ method: "frozen", priorPrecision: "encoder=300" }, /^--prior-precision encoder=300: --method frozen holds/],
+    [{ method: "frozen", priorPrecision: "layer.1=3" }, /^--prior-precision layer\.1=3: --method frozen holds/],
+    [{ resume: true, overwrite: true }, /^--resume: contradicts --overwrite/],
+    [{ weightDecay: "0.1" }, /^--weight-decay 0\.1: decoupled decay belongs to AdamW/],
+    [{ select: "best" }, /^--select best: nothing to select on/],
+    [{ select: "best", dev: "d", evaluate: "last" }, /^--select best: contradicts --evaluate last/],
+    [{ evaluate: "every" }, /^--evaluate every: nothing to evaluate on/],
+    [{ members: "4" }, /^--members 4: --method map keeps one θ/],
+    [{ method: "dropout", dropout: "0" }, /^--dropout 0: --method dropout draws its members by dropout/],
+    [{ method: "\u001b[31mred" }, /^--method "\\u\{1b\}\[31mred": unknown/],
+  ])("%j", (raw, message) => {
+    let thrown: unknown;
+    try {
+      options(raw);
+    } catch (error) {
+      thrown = error;
+    }
+    expect(thrown).toBeInstanceOf(InputError);
+    const { message: found, exitCode } = thrown as InputError;
+    if (typeof message === "string") expect(found).toBe(message);
+    else expect(found).toMatch(message);
+    expect(found).not.toContain("\n");
+    expect(exitCode).toBe(2);
+  });
+});
+
+describe("warnings", () => {
+  test("MAP without a prior", () => {
+    expect(optionWarnings(options({ priorPrecision: "encoder=0,head=0" })).join()).toMatch(/this is --method mle/);
+    expect(optionWarnings(options())).toEqual([]);
+  });
+});
+
+describe("the same flags to resume", () => {
+  const record = (raw: RawFlags = {}) => optionRecord(options(raw));
+  test("what doesn't change the numbers may differ", () => {
+    expect(differingFlags(record(), record({ resume: true, json: true, out: "elsewhere" }))).toBeUndefined();
+  });
+  test("a flag that differs is named with both values", () => {
+    expect(differingFlags(record(), record({ lr: "1e-4", shuffle: false }))).toBe(
+      '--lr was "0.00005" and is "0.0001"; --no-shuffle was "true" and is "false"',
+    );
+    expect(differingFlags(record({ priorPrecision: "encoder=inf" }), record())).toBe(
+      '--prior-precision was "encoder=inf,head=1" and is "encoder=300,head=1"',
+    );
+    expect(differingFlags(record(), record({ dev: "d.tsv" }))).toBe('--dev was nothing and is "d.tsv"');
+  });
+});

@@ -7,6 +7,7 @@
 // The backward needs qkv, y, lse and dy.
 // The mask is a function of (key, query row n in the batch, head, key position j), as in dropout.wgsl: of
 // threefry(key, (n, head·65536 + ⌊j/4⌋)) the 16-bit lane j mod 4, kept where it is below `threshold`.
+// Software adapters take attention_subgroup.wgsl.
 // NaN is told by its bits: compilers may assume that there is none, and exp(NaN) is +∞ on SwiftShader.
 
 struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, unused: u32, key: vec2u }  // pairs = tiles · heads
@@ -15,7 +16,7 @@ var<immediate> p: P;
 override dropout: bool = false;
 
 // --- tile
-const D4 = 8u;              // vec4s of a head: D / 4
+const D4 = 4u;              // vec4s of a head: D / 4
 // --- end
 const LIMIT = 65536u;       // a constant bound lets the compiler prove the loops finite
 const LOWEST = -3.4028234e38;  // where a maximum starts: −∞ would make −∞ − (−∞) of a row that begins with −∞
@@ -58,10 +59,11 @@ fn threefry2x32(key: vec2u, counter: vec2u) -> vec2u {
   return vec2u(a, b);
 }
 
-/// M for query row n, head h and key position j.
-fn mask(n: u32, h: u32, j: u32) -> f32 {
-  let bits = threefry2x32(p.key, vec2u(n, h * 65536u + j / 4u));
-  let word = select(bits.x, bits.y, (j & 2u) != 0u);
+/// The two words whose 16-bit lanes say whether query row n of head h keeps the key positions 4·block … 4·block + 3.
+fn maskWords(n: u32, h: u32, block: u32) -> vec2u { return threefry2x32(p.key, vec2u(n, h * 65536u + block)); }
+/// M for key position j, from the words of its block.
+fn maskFrom(words: vec2u, j: u32) -> f32 {
+  let word = select(words.x, words.y, (j & 2u) != 0u);
   return select(0.0, p.keepScale, ((word >> (16u * (j & 1u))) & 0xffffu) < p.threshold);
 }
 
@@ -85,6 +87,7 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   for (var d = 0u; d < D4; d++) { q[d] = qkv[n * 3u * c4 + at + d] * p.scale; sum[d] = vec4f(); }
   var m = LOWEST;
   var l = 0.0;
+  var words = vec2u();
   for (var j = 0u; j < LIMIT; j++) {
     if (j >= tile.w - tile.z) { break; }
     let k = (tile.z + j) * 3u * c4 + c4 + at;
@@ -96,7 +99,10 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
     var w = expNan(s - next);
     l = l * shrink + w;
     m = next;
-    if (dropout) { w *= mask(n, h, j); }
+    if (dropout) {
+      if ((j & 3u) == 0u) { words = maskWords(n, h, j / 4u); }
+      w *= maskFrom(words, j);
+    }
     for (var d = 0u; d < D4; d++) { sum[d] = sum[d] * shrink + w * qkv[k + c4 + d]; }
   }
   for (var d = 0u; d < D4; d++) { y[n * c4 + at + d] = sum[d] / l; }
@@ -136,6 +142,7 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
     dq[d] = vec4f();
   }
   let logTotal = kept[n * p.heads + h];
+  var words = vec2u();
   for (var j = 0u; j < LIMIT; j++) {
     if (j >= tile.w - tile.z) { break; }
     let k = (tile.z + j) * 3u * c4 + c4 + at;
@@ -143,7 +150,10 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
     var dp4 = vec4f();
     for (var d = 0u; d < D4; d++) { s4 += q[d] * qkv[k + d]; dp4 += g[d] * qkv[k + c4 + d]; }
     var dp = (dp4.x + dp4.y) + (dp4.z + dp4.w);
-    if (dropout) { dp *= mask(n, h, j); }
+    if (dropout) {
+      if ((j & 3u) == 0u) { words = maskWords(n, h, j / 4u); }
+      dp *= maskFrom(words, j);
+    }
     let ds = expNan((s4.x + s4.y) + (s4.z + s4.w) - logTotal) * (dp - delta);
     for (var d = 0u; d < D4; d++) { dq[d] += ds * qkv[k + d]; }
   }
@@ -187,7 +197,7 @@ fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
     var dp = (dp4.x + dp4.y) + (dp4.z + dp4.w);
     var dropped = w;
     if (dropout) {
-      let keep = mask(n, h, row - tile.z);
+      let keep = maskFrom(maskWords(n, h, (row - tile.z) / 4u), row - tile.z);
       dp *= keep;
       dropped *= keep;
     }

@@ -1,16 +1,18 @@
 /**
  * @file Attention over packed sequences: every token attends to all tokens of its own sequence and to no other; no
- * padding, no mask, no array of size T × T. The sequences are cut into tiles of eight rows on the host, once a batch.
+ * padding, no mask, no array of size T × T. The sequences are cut into tiles of a few rows
+ * on the host, once a batch.
  */
 import { f32, type Gpu, grid } from "../gpu/index.ts";
 import { threefry2x32 } from "../random.ts";
 import { empty, expectShape, fromHost, type NdArray } from "./array.ts";
 import { dropoutThreshold } from "./dropout.ts";
 
-/** Rows of a tile, a thread each; the shader has the same number. */
-const TILE_ROWS = 8;
-/** Tile-and-head pairs of a workgroup of 64 threads. */
-const PAIRS = 8;
+/** "subgroup": rows and channels over the lanes of a subgroup of 4 or 8, software adapters; "plain": everywhere. */
+export type AttentionFamily = "subgroup" | "plain";
+
+/** Tile-and-head pairs of a workgroup of the plain family: 64 threads, eight rows. */
+const PLAIN_PAIRS = 8;
 const MAX_HEAD_SIZE = 128;
 
 export interface AttentionPlan {
@@ -30,6 +32,8 @@ export interface AttentionOptions {
   scale?: number;
   /** On the probabilities, after the softmax; `key` is two u32 words, a new pair for each use. */
   dropout?: { p: number; key: readonly [number, number] };
+  /** For tests and benches: this family instead of the adapter's. */
+  family?: AttentionFamily;
 }
 
 export interface AttentionResult {
@@ -42,10 +46,12 @@ export interface AttentionResult {
 /** The tiles of a batch, uploaded; one plan serves all layers. It belongs to the open scope. */
 export function attentionPlan(gpu: Gpu, starts: Uint32Array): AttentionPlan {
   const tiles: number[] = [];
+  // A tile fits the lanes of the subgroup family; the plain one takes up to eight rows, a thread each.
+  const most = gpu.adapter.subgroupSize === 4 ? 4 : 8;
   for (let b = 0; b + 1 < starts.length; b++) {
     const [first, end] = [starts[b] ?? 0, starts[b + 1] ?? 0];
     if (end < first) throw new RangeError(`attentionPlan: starts fall from ${first} to ${end} at sequence ${b}`);
-    for (let row = first; row < end; row += TILE_ROWS) tiles.push(row, Math.min(row + TILE_ROWS, end), first, end);
+    for (let row = first; row < end; row += most) tiles.push(row, Math.min(row + most, end), first, end);
   }
   if (starts[0] !== 0) throw new RangeError(`attentionPlan: starts begin with ${starts[0]}, expected 0`);
   const count = tiles.length / 4;
@@ -117,22 +123,29 @@ function launch(
   entry: "forward" | "backwardQuery" | "backwardKey",
   bindings: NdArray[],
   plan: AttentionPlan,
-  { heads, scale, dropout }: AttentionOptions,
+  { heads, scale, dropout, family }: AttentionOptions,
   d: number,
 ): void {
   const threshold = dropoutThreshold(dropout?.p ?? 0);
   const [k0, k1] = dropout?.key ?? [0, 0];
   const pairs = plan.count * heads;
+  const lanes = gpu.adapter.subgroupSize;
+  const subgroup = (family ?? familyOf(gpu)) === "subgroup" && (lanes === 4 || lanes === 8);
   gpu.dispatch({
     op: `attention.${entry}`,
-    shader: "attention",
+    shader: subgroup ? "attention_subgroup" : "attention",
     entry,
     constants: { dropout: threshold < 65536 ? 1 : 0 },
-    tile: { D4: d / 4 },
+    tile: subgroup ? { D4: d / 4, LANES: lanes } : { D4: d / 4 },
     bindings,
     params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), 0, k0, k1],
-    grid: grid(Math.ceil(pairs / PAIRS)),
+    grid: grid(subgroup ? pairs : Math.ceil(pairs / PLAIN_PAIRS)),
   });
+}
+
+/** One subgroup of four or eight lanes a workgroup would leave most of a GPU idle; on a CPU it is the fastest. */
+function familyOf(gpu: Gpu): AttentionFamily {
+  return gpu.adapter.kind === "hardware" ? "plain" : "subgroup";
 }
 
 /** The definition, in float64, with the device's dropout mask: y [N, C]. */

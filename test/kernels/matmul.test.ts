@@ -51,6 +51,8 @@ const SIZES: [number, number, number][] = [
   [130, 96, 70],
   [96, 132, 68],
   [33, 260, 8],
+  [35, 36, 7], // odd K where the subgroup family runs
+  [18, 37, 10],
   [1, 1, 1000],
 ];
 

@@ -53,6 +53,16 @@ describe("columnSum", () => {
     }
   });
 
+  test("what lies beyond the last row of a larger buffer has no influence", async () => {
+    const g = gpu();
+    for (const c of [4, 5]) {
+      const x = new Float32Array(300 * c).fill(Number.NaN);
+      x.set(randn(c, 70 * c));
+      const [y] = await run(g, () => [columnSum(g, new NdArray(fromHost(g, x).buffer, 0, [70, c]))]);
+      expectClose(y ?? [], columnSumReference(x.subarray(0, 70 * c), c), { rtol: 1e-6, atol: 1e-5 });
+    }
+  });
+
   test("NaN and ∞ spoil their own column", async () => {
     const g = gpu();
     const x = new Float32Array(80 * 4).fill(1);

@@ -145,6 +145,32 @@ describe("layerNorm", () => {
     }
   });
 
+  test("what lies beyond the last row of a larger buffer has no influence", async () => {
+    const g = gpu();
+    for (const c of [4, 5]) {
+      const n = 70;
+      const beyond = (seed: number) => {
+        const data = new Float32Array(300 * c).fill(Number.NaN);
+        data.set(randn(seed, n * c));
+        return data;
+      };
+      const [x, dy, gamma] = [beyond(1), beyond(2), randn(3, c)];
+      const [y, dx, dgamma, dbeta] = await run(g, () => {
+        const top = (data: Float32Array) => new NdArray(fromHost(g, data).buffer, 0, [n, c]);
+        const [X, G] = [top(x), fromHost(g, gamma)];
+        const { y, stats } = layerNorm(g, X, G, G, 1e-5);
+        const d = layerNormBackward(g, top(dy), X, G, stats);
+        return [y, d.dx, d.dgamma, d.dbeta];
+      });
+      const head = (data: Float32Array) => data.subarray(0, n * c);
+      expectClose(y ?? [], layerNormReference(head(x), gamma, gamma, 1e-5), { rtol: 1e-5, atol: 1e-5 });
+      const expected = layerNormBackwardReference(head(dy), head(x), gamma, 1e-5);
+      expectClose(dx ?? [], expected.dx, { rtol: 1e-5, atol: 1e-4 });
+      expectClose(dgamma ?? [], expected.dgamma, { rtol: 1e-5, atol: 2e-5 });
+      expectClose(dbeta ?? [], expected.dbeta, { rtol: 1e-5, atol: 2e-5 });
+    }
+  });
+
   test("wrong shapes are named", () => {
     const g = gpu();
     g.scope(() => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { fromHost } from "../../src/kernels/array.ts";
+import { fromHost, NdArray } from "../../src/kernels/array.ts";
 import { concatColumns, gatherRows, scatterRows, sliceColumns } from "../../src/kernels/rows.ts";
 import { Stream } from "../../src/random.ts";
 import { gpuForTests, randn, run } from "./harness.ts";
@@ -52,13 +52,14 @@ describe("gatherRows and scatterRows", () => {
 
   test("a row that does not exist is NaN when read, and nowhere when written", async () => {
     const g = gpu();
-    const [y, dx] = await run(g, () => {
+    const [y, dx, around] = await run(g, () => {
       const at = fromHost(g, Uint32Array.of(1, 9));
-      return [
-        gatherRows(g, fromHost(g, [1, 2, 3, 4], [2, 2]), at),
-        scatterRows(g, fromHost(g, [5, 6, 7, 8], [2, 2]), at, 2),
-      ];
+      const scattered = scatterRows(g, fromHost(g, [5, 6, 54321, 54321], [2, 2]), at, 2);
+      // The buffer is larger than the array: row 9 would lie in it.
+      const whole = new NdArray(scattered.buffer, 0, [64]);
+      return [gatherRows(g, fromHost(g, [1, 2, 3, 4], [2, 2]), at), scattered, whole];
     });
+    expect(around).not.toContain(54321);
     expect([...(y ?? [])]).toEqual([3, 4, Number.NaN, Number.NaN]);
     expect([...(dx ?? [])]).toEqual([0, 0, 5, 6]);
   });

@@ -82,6 +82,8 @@ export class Gpu {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #dispatches = 0;
+  /** Operations in the open encoder, for errors. */
+  #recorded = new Set<string>();
   #submits = 0;
   #pipelines = new Map<string, Pipeline>();
   #bindGroups = new Map<string, GPUBindGroup>();
@@ -104,8 +106,8 @@ export class Gpu {
     device.addEventListener("uncapturederror", (event) => {
       this.#fail(new DeviceError(`WebGPU: ${(event as GPUUncapturedErrorEvent).error.message}`));
     });
+    // Also where the device was destroyed behind our back; our own `destroy` has said so before.
     device.lost.then((info) => {
-      if (info.reason === "destroyed") return;
       this.#fail(
         new DeviceError(
           `the device was lost (${firstLine(info.message) || info.reason}). Start again, or choose another adapter with PRIORWORK_ADAPTER.`,
@@ -135,7 +137,9 @@ export class Gpu {
   /** A buffer of at least `bytes` (and 16) bytes, contents undefined; it belongs to the innermost open scope, if any. */
   allocate(bytes: number, operation = "allocate"): PooledBuffer {
     this.check();
-    const buffer = this.#pool.allocate(Math.max(16, bytes), operation, (error) => this.#fail(error));
+    const buffer = this.#pool.allocate(Math.max(16, bytes), operation, (verdict) =>
+      this.#await(verdict.then((error) => error && this.#fail(error))),
+    );
     this.#scopes.at(-1)?.add(buffer);
     return buffer;
   }
@@ -201,10 +205,12 @@ export class Gpu {
       );
     }
     if (d.params.length > 16) throw new DeviceError(`${d.op}: ${d.params.length} parameter words; at most 16.`, d.op);
+    for (const view of d.bindings) expectLive(view, d.op, "a binding");
     const pipeline = this.#pipeline(d);
-    const group = this.#bindGroup(pipeline, d);
+    const group = this.#bindGroupOf(pipeline, d.bindings, d.op);
     const pass = this.#begin();
     for (const view of d.bindings) view.buffer.usedBy = this.#submits;
+    this.#recorded.add(d.op);
     pass.setPipeline(pipeline.raw);
     pass.setBindGroup(0, group);
     if (d.params.length > 0) {
@@ -217,8 +223,11 @@ export class Gpu {
     if (++this.#dispatches >= FLUSH_AFTER) this.flush();
   }
 
-  /** Copies `from.byteLength` bytes; ranges of one buffer may not overlap. */
+  /** Copies `from.byteLength` bytes from one buffer to another. */
   copy(from: View, to: View): void {
+    expectLive(from, "copy", "source");
+    expectLive(to, "copy", "target");
+    if (from.buffer === to.buffer) throw new DeviceError("copy: source and target are one buffer.", "copy");
     this.#copyEncoder(from, to).copyBufferToBuffer(
       from.buffer.raw,
       from.byteOffset,
@@ -230,14 +239,16 @@ export class Gpu {
 
   /** Zero bytes. */
   clear(view: View): void {
+    expectLive(view, "clear", "target");
     this.#copyEncoder(view).clearBuffer(view.buffer.raw, view.byteOffset, pad4(view.byteLength));
   }
 
   /** Uploads to the start of the view, after everything that was recorded before. Byte length: a multiple of 4. */
   write(view: View, data: Float32Array | Uint32Array | Uint8Array): void {
     this.check();
-    if (data.byteLength > view.byteLength)
-      throw new RangeError(`write: ${data.byteLength} bytes into ${view.byteLength}`);
+    expectLive(view, "write", "target");
+    const room = Math.min(view.byteLength, view.buffer.bytes - view.byteOffset);
+    if (data.byteLength > room) throw new RangeError(`write: ${data.byteLength} bytes into ${room}`);
     // queue.writeBuffer overtakes an encoder that is still open.
     if (view.buffer.usedBy === this.#submits) this.flush();
     this.device.queue.writeBuffer(
@@ -275,7 +286,9 @@ export class Gpu {
     this.#encoder = this.#pass = undefined;
     this.#dispatches = 0;
     this.counters.submits++;
-    this.#guarded("submit", () => this.device.queue.submit([encoder.finish()]));
+    const recorded = [...this.#recorded];
+    this.#recorded.clear();
+    this.#guarded("submit", () => this.device.queue.submit([encoder.finish()]), recorded);
   }
 
   /**
@@ -283,6 +296,7 @@ export class Gpu {
    */
   async read(view: View): Promise<ArrayBuffer> {
     this.check();
+    expectLive(view, "read", "source");
     this.flush();
     const expected = this.#submits;
     const bytes = pad4(view.byteLength);
@@ -338,14 +352,19 @@ export class Gpu {
   }
 
   /** Runs `body` inside a validation scope whose verdict is awaited before anything is believed. */
-  #guarded(operation: string, body: () => void): void {
+  #guarded(operation: string, body: () => void, recorded: readonly string[] = []): void {
     this.device.pushErrorScope("validation");
-    body();
-    this.#await(
-      this.device.popErrorScope().then((error) => {
-        if (error) this.#fail(new DeviceError(`${operation}: ${error.message}`, operation));
-      }),
-    );
+    try {
+      body();
+    } finally {
+      // Dawn says which command of the encoder it was, not whose; the operations recorded narrow it down.
+      const among = recorded.length > 0 ? ` Operations in it: ${recorded.join(", ")}.` : "";
+      this.#await(
+        this.device.popErrorScope().then((error) => {
+          if (error) this.#fail(new DeviceError(`${operation}: ${error.message.trim()}${among}`, operation));
+        }),
+      );
+    }
   }
 
   #await(promise: Promise<void>): void {
@@ -388,18 +407,18 @@ export class Gpu {
     this.#await(
       this.device.popErrorScope().then(async (error) => {
         if (!error) return;
-        const info = await module.getCompilationInfo();
-        const shown = formatCompilation(source, info.messages) || error.message;
-        this.#fail(new DeviceError(`${d.op}: shaders/${d.shader}.wgsl does not compile\n${shown}`, d.op));
+        const say = (shown: string) =>
+          new DeviceError(`${d.op}: shaders/${d.shader}.wgsl does not compile\n${shown}`, d.op);
+        // At once, ahead of what else fails because of it; with numbered lines when they have come.
+        const first = say(error.message);
+        this.#fail(first);
+        const shown = formatCompilation(source, (await module.getCompilationInfo()).messages);
+        if (shown && this.#fatal === first) this.#fatal = say(shown);
       }),
     );
     const pipeline = { id: this.#pipelines.size, raw, layout };
     this.#pipelines.set(key, pipeline);
     return pipeline;
-  }
-
-  #bindGroup(pipeline: Pipeline, d: Dispatch): GPUBindGroup {
-    return this.#bindGroupOf(pipeline, d.bindings, d.op);
   }
 
   #bindGroupOf(pipeline: Pipeline, views: readonly View[], op: string): GPUBindGroup {
@@ -409,7 +428,6 @@ export class Gpu {
     const known = this.#bindGroups.get(key);
     if (known) return known;
     const entries = views.map((view, binding) => {
-      if (!view.buffer.live) throw new DeviceError(`${op}: binding ${binding} was released before it was used.`, op);
       const size = bindingSize(view, limit);
       if (size > limit) {
         throw new DeviceError(`${op}: binding ${binding} has ${size} bytes; this adapter binds at most ${limit}.`, op);
@@ -434,6 +452,11 @@ function bindingSize(view: View, limit: number): number {
   const { buffer, byteOffset, byteLength } = view;
   if (byteOffset === 0 && buffer.bytes <= limit) return buffer.bytes;
   return Math.min(Math.max(16, Math.ceil(byteLength / 16) * 16), buffer.bytes - byteOffset);
+}
+
+function expectLive(view: View, op: string, what: string): void {
+  if (!view.buffer.live)
+    throw new DeviceError(`${op}: ${what} was released before it was used (buffer of ${view.buffer.bytes} bytes).`, op);
 }
 
 function pipelineKey(d: Dispatch): string {

@@ -57,8 +57,15 @@ export class BufferPool {
     this.#maxBytes = maxBytes;
   }
 
-  /** A buffer of at least `bytes` bytes with undefined contents. Throws DeviceError above the adapter's limit. */
-  allocate(bytes: number, operation: string, onOutOfMemory: (error: DeviceError) => void): PooledBuffer {
+  /**
+   * A buffer of at least `bytes` bytes with undefined contents. Throws DeviceError above the adapter's limit; whether
+   * the device had room is known later only: `verdicts` gets promises of an error or nothing.
+   */
+  allocate(
+    bytes: number,
+    operation: string,
+    verdicts: (verdict: Promise<DeviceError | undefined>) => void,
+  ): PooledBuffer {
     const wanted = sizeClass(bytes);
     // Near the limit the class may be too large although the request is not.
     const size = wanted <= this.#maxBytes ? wanted : Math.ceil(bytes / 256) * 256;
@@ -76,18 +83,19 @@ export class BufferPool {
       this.#device.pushErrorScope("out-of-memory");
       this.#device.pushErrorScope("validation");
       const raw = this.#device.createBuffer({ label: `pool ${size}`, size, usage: STORAGE });
+      const inUse = this.stats.liveBytes;
       for (const _ of ["validation", "out-of-memory"]) {
-        this.#device.popErrorScope().then(
-          (error) => {
-            if (!error) return;
-            onOutOfMemory(
-              new DeviceError(
-                `${operation}: the device has no room for ${size} bytes more (${this.stats.liveBytes} in use): ${firstLine(error.message)}. Use a smaller batch, a shorter --max-length, or another adapter.`,
-                operation,
-              ),
-            );
-          },
-          () => {},
+        verdicts(
+          this.#device
+            .popErrorScope()
+            .then((error) =>
+              error
+                ? new DeviceError(
+                    `${operation}: the device has no room for ${size} bytes more (${inUse} in use): ${firstLine(error.message)}. Use a smaller batch, a shorter --max-length, or another adapter.`,
+                    operation,
+                  )
+                : undefined,
+            ),
         );
       }
       buffer = new PooledBuffer(this.#nextId++, raw, size);

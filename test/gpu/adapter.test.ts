@@ -1,0 +1,81 @@
+import { afterEach, describe, expect, test } from "vitest";
+import { DeviceError, InputError } from "../../src/errors.ts";
+import type { Gpu } from "../../src/gpu/index.ts";
+import { type Attempt, openGpu, readShaders } from "../../src/gpu/node.ts";
+
+let opened: Gpu[] = [];
+const before = process.env.PRIORWORK_ADAPTER;
+afterEach(() => {
+  for (const gpu of opened) gpu.destroy();
+  opened = [];
+  if (before === undefined) delete process.env.PRIORWORK_ADAPTER;
+  else process.env.PRIORWORK_ADAPTER = before;
+});
+
+async function open(adapter?: string) {
+  const attempts: Attempt[] = [];
+  const gpu = await openGpu({ ...(adapter === undefined ? {} : { adapter }), onAttempt: (a) => attempts.push(a) });
+  opened.push(gpu);
+  return { gpu, attempts };
+}
+
+describe("the adapter that was taken", () => {
+  test("is reported with kind, driver, features and limits, and each attempt with its reason", async () => {
+    const { gpu, attempts } = await open();
+    expect(attempts.at(-1)).toMatchObject({ name: gpu.adapter.name, taken: true });
+    expect(attempts.slice(0, -1).every((attempt) => !attempt.taken && attempt.reason !== "")).toBe(true);
+    expect(["hardware", "software", "bundled"]).toContain(gpu.adapter.kind);
+    expect(gpu.adapter.limits.maxStorageBufferBindingSize).toBe(gpu.device.limits.maxStorageBufferBindingSize);
+    expect(gpu.adapter.limits.maxComputeInvocationsPerWorkgroup).toBeGreaterThanOrEqual(256);
+    if (gpu.adapter.features.includes("subgroups")) expect(gpu.adapter.subgroupSize).toBeGreaterThanOrEqual(0);
+    else expect(gpu.adapter.subgroupSize).toBe(0);
+  });
+
+  test("can be named by a part of its name, in any case", async () => {
+    const { gpu } = await open();
+    if (gpu.adapter.kind === "bundled") return;
+    const part = gpu.adapter.name.slice(0, 4).toUpperCase();
+    const named = await open(part);
+    expect(named.gpu.adapter.name).toBe(gpu.adapter.name);
+  });
+});
+
+describe("an adapter that is not there", () => {
+  test("by an unknown name is the user's mistake (exit 2), says what was tried, and how to choose", async () => {
+    process.env.PRIORWORK_ADAPTER = "nonsense";
+    const attempts: Attempt[] = [];
+    const error: unknown = await openGpu({ onAttempt: (a) => attempts.push(a) }).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(InputError);
+    const { message, exitCode } = error as InputError;
+    expect(exitCode).toBe(2);
+    expect(message).toMatch(/^PRIORWORK_ADAPTER=nonsense: no such adapter here \(/);
+    expect(message).toContain("Choose hardware, software, bundled or a part of an adapter's name");
+    expect(attempts.length).toBeGreaterThan(0);
+    for (const attempt of attempts) {
+      expect(attempt.taken).toBe(false);
+      expect(message).toContain(`${attempt.name}: ${attempt.reason}`);
+    }
+    expect(message).not.toContain("\n");
+  });
+
+  test("by kind is the device's (exit 3)", async () => {
+    const { gpu } = await open();
+    const other = gpu.adapter.kind === "hardware" ? "software" : "hardware";
+    const error: unknown = await openGpu({ adapter: other }).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(DeviceError);
+    expect((error as DeviceError).exitCode).toBe(3);
+    expect((error as DeviceError).message).toContain(`PRIORWORK_ADAPTER=${other}`);
+  });
+
+  test("an option comes before the environment", async () => {
+    process.env.PRIORWORK_ADAPTER = "nonsense";
+    const error: unknown = await openGpu({ adapter: "gibberish" }).catch((e: unknown) => e);
+    expect((error as Error).message).toMatch(/^PRIORWORK_ADAPTER=gibberish/);
+  });
+});
+
+test("the shader folder is read by name, without the ending", () => {
+  const shaders = readShaders();
+  expect(shaders.get("ticket")).toContain("fn write()");
+  expect([...shaders.keys()].every((name) => !name.includes("."))).toBe(true);
+});

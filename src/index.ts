@@ -1,20 +1,6 @@
 /**
  * @file What a script imports from "priorwork". The kernels are public apart, as "priorwork/kernels".
  */
-import { Engine } from "./autograd/index.ts";
-import { adapterText } from "./cli/output.ts";
-import { type OpenOptions, openGpu } from "./gpu/node.ts";
-
-/**
- * An engine on the best adapter (or PRIORWORK_ADAPTER's), which is named on stderr unless `quiet`. Close it when done.
- * Throws DeviceError where there is none, with what was tried and what to install.
- */
-export async function open({ quiet = false, ...options }: OpenOptions & { quiet?: boolean } = {}): Promise<Engine> {
-  const gpu = await openGpu(options);
-  if (!quiet) console.error(`adapter: ${adapterText(gpu.adapter)}`);
-  return new Engine(gpu);
-}
-
 export * from "./autograd/index.ts";
 export {
   type Example,
@@ -45,6 +31,7 @@ export { type BertConfig, parseBertConfig } from "./model/config.ts";
 export { type Checkpoint, exportTensors, type LoadReport } from "./model/load.ts";
 export { READOUTS, type Readout, readoutNamed, type Vectors } from "./model/readout.ts";
 export { writeSafetensors } from "./model/safetensors.ts";
+export { open } from "./open.ts";
 export * from "./posterior/index.ts";
 export { Stream } from "./random.ts";
 export * from "./train/index.ts";

@@ -1,27 +1,14 @@
-/**
- * @file Opening the engine in Node: chooses an adapter, says aloud which, and gives an engine. Touches Node, as the
- * adapter choice does; a page makes `new Engine(gpu)` with a device of its own.
- */
+/** @file `open()`: an engine on the best adapter there is, named aloud. Apart from index.ts, since it touches Node. */
 import { Engine } from "./autograd/index.ts";
-import type { AdapterReport } from "./gpu/index.ts";
-import { type OpenOptions as GpuOptions, openGpu } from "./gpu/node.ts";
+import { adapterText } from "./cli/output.ts";
+import { type OpenOptions, openGpu } from "./gpu/node.ts";
 
-export interface OpenOptions extends GpuOptions {
-  /** Where the line that names the adapter goes; stderr by default. */
-  log?: (line: string) => void;
-}
-
-/** Opens the best adapter there is (PRIORWORK_ADAPTER or `options.adapter` overrides). Throws as `openGpu`. */
-export async function open(options: OpenOptions = {}): Promise<Engine> {
+/**
+ * Opens the best adapter (or PRIORWORK_ADAPTER's) and names it on stderr, unless `quiet`. `engine.close()` when done.
+ * Throws DeviceError where there is none, with what was tried and what to install.
+ */
+export async function open({ quiet = false, ...options }: OpenOptions & { quiet?: boolean } = {}): Promise<Engine> {
   const gpu = await openGpu(options);
-  const log = options.log ?? ((line: string) => process.stderr.write(`${line}\n`));
-  log(`adapter: ${describeAdapter(gpu.adapter)}`);
+  if (!quiet) process.stderr.write(`adapter: ${adapterText(gpu.adapter)}\n`);
   return new Engine(gpu);
-}
-
-/** One line: name, kind, driver, and for software adapters the reminder that they are one. */
-export function describeAdapter({ name, kind, driver, features }: AdapterReport): string {
-  const kinds = { hardware: "GPU", software: "software adapter of the system", bundled: "bundled software adapter" };
-  const extras = features.filter((f) => f === "subgroups" || f === "shader-f16").join(", ");
-  return `${name} (${kinds[kind]}; ${driver || "driver unknown"}${extras ? `; ${extras}` : ""})`;
 }

@@ -13,7 +13,7 @@ export async function bench(words: readonly string[], raw: RawFlags, io: Io): Pr
       "bench: the benchmarks are not part of the installed package. Run it in a clone of priorwork.",
     );
   }
-  const argv = ["--import", "tsx", program, ...words, ...(raw.json === true ? ["--json"] : [])];
+  const argv = ["--import", import.meta.resolve("tsx"), program, ...words, ...(raw.json === true ? ["--json"] : [])];
   const code = await new Promise<number>((resolve, reject) => {
     // A process of its own: its device must not share the cores with anything here.
     const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"], env: { ...io.env } });

@@ -27,9 +27,16 @@ export interface CardFacts {
   selectedOnDev: boolean;
 }
 
-/** Text from outside as Markdown: no character of it is markup, HTML or a line end. */
+/** Text from outside as Markdown: no character of it is markup, HTML, a link or a line end. */
 export function markdown(text: string): string {
-  return inert(text).replace(/[\\`*_{}[\]()#+\-.!|<>&~$:@/]/g, (c) => `&#${c.charCodeAt(0)};`);
+  const entity = (c: string) => `&#${c.charCodeAt(0)};`;
+  return (
+    inert(text)
+      .replace(/[\\`*_{}[\]()#!|<>&~$@]/g, entity)
+      .replace(/^[-+=]/, entity)
+      // What makes a link of bare text.
+      .replace(/:(?=\/\/)|(?<=www)\./gi, entity)
+  );
 }
 
 export function modelCard(facts: CardFacts): string {

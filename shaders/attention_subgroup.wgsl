@@ -8,7 +8,7 @@
 // A lane beyond the end of its tile repeats the last row and stores nothing, one beyond the end of the head adds zeros.
 enable subgroups;
 
-struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, unused: u32, key: vec2u }  // pairs = tiles · heads
+struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, d4: u32, key: vec2u }  // pairs = tiles · heads
 var<immediate> p: P;
 
 override dropout: bool = false;
@@ -76,15 +76,16 @@ fn maskFrom(words: vec2u, j: u32) -> f32 {
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;          // [N, H]
 @group(0) @binding(4) var<storage, read> dy: array<vec4f>;               // [N, C]
 
-/// A whole row of one head that begins at vec4 `at`, times a factor.
+/// A whole row of one head that begins at vec4 `at`, times a factor. The bound is a parameter since drivers unroll a short
+/// constant loop, and compile these loads for seconds.
 fn ownRow(at: u32, factor: f32) -> Rows {
   var row: Rows;
-  for (var d = 0u; d < D4; d++) { row[d] = qkv[at + d] * factor; }
+  for (var d = 0u; d < LIMIT; d++) { if (d >= p.d4) { break; } row[d] = qkv[at + d] * factor; }
   return row;
 }
 fn ownRowOfDy(at: u32) -> Rows {
   var row: Rows;
-  for (var d = 0u; d < D4; d++) { row[d] = dy[at + d]; }
+  for (var d = 0u; d < LIMIT; d++) { if (d >= p.d4) { break; } row[d] = dy[at + d]; }
   return row;
 }
 fn sliceOf(at: u32, t: u32) -> Slice {
@@ -173,26 +174,22 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   var m = LOWEST;
   var l = 0.0;
   let keys = tile.w - tile.z;
-  for (var b = 0u; b < LIMIT; b++) {
-    if (4u * b >= keys) { break; }
-    var words = vec2u();
-    if (dropout) { words = maskWords(n, h, b); }
-    for (var i = 0u; i < LIMIT; i++) {
-      let j = 4u * b + i;
-      if (i >= 4u || j >= keys) { break; }
-      let key = (tile.z + j) * 3u * c4 + c4 + at;
-      var k = sliceOf(key, t);
-      let s = ownDot(&q, &k);
-      let next = max(m, s);
-      let shrink = exp(m - next);  // what is summed so far was relative to the old maximum
-      var w = expNan(s - next);
-      l = l * shrink + w;
-      m = next;
-      if (dropout) { w *= maskFrom(words, j); }
-      var v = sliceOf(key + c4, t);
-      multiplyRows(&sums, shrink);
-      addWeighted(&sums, w, &v);
-    }
+  var words = vec2u();
+  for (var j = 0u; j < LIMIT; j++) {
+    if (j >= keys) { break; }
+    if (dropout && (j & 3u) == 0u) { words = maskWords(n, h, j / 4u); }
+    let key = (tile.z + j) * 3u * c4 + c4 + at;
+    var k = sliceOf(key, t);
+    let s = ownDot(&q, &k);
+    let next = max(m, s);
+    let shrink = exp(m - next);  // what is summed so far was relative to the old maximum
+    var w = expNan(s - next);
+    l = l * shrink + w;
+    m = next;
+    if (dropout) { w *= maskFrom(words, j); }
+    var v = sliceOf(key + c4, t);
+    multiplyRows(&sums, shrink);
+    addWeighted(&sums, w, &v);
   }
   multiplyRows(&sums, 1.0 / l);
   for (var r = 0u; r < LIMIT; r++) {
@@ -225,23 +222,19 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
   var g = ownRowOfDy(n * c4 + at);
   var dq: Rows;
   var delta = 0.0;
-  for (var d = 0u; d < D4; d++) { delta += dot(g[d], output[n * c4 + at + d]); }
+  for (var d = 0u; d < LIMIT; d++) { if (d >= p.d4) { break; } delta += dot(g[d], output[n * c4 + at + d]); }
   let logTotal = kept[n * p.heads + h];
   let keys = tile.w - tile.z;
-  for (var b = 0u; b < LIMIT; b++) {
-    if (4u * b >= keys) { break; }
-    var words = vec2u();
-    if (dropout) { words = maskWords(n, h, b); }
-    for (var i = 0u; i < LIMIT; i++) {
-      let j = 4u * b + i;
-      if (i >= 4u || j >= keys) { break; }
-      let key = (tile.z + j) * 3u * c4 + c4 + at;
-      var k = sliceOf(key, t);
-      var v = sliceOf(key + c4, t);
-      var dp = ownDot(&g, &v);
-      if (dropout) { dp *= maskFrom(words, j); }
-      addWeighted(&dq, expNan(ownDot(&q, &k) - logTotal) * (dp - delta), &k);
-    }
+  var words = vec2u();
+  for (var j = 0u; j < LIMIT; j++) {
+    if (j >= keys) { break; }
+    if (dropout && (j & 3u) == 0u) { words = maskWords(n, h, j / 4u); }
+    let key = (tile.z + j) * 3u * c4 + c4 + at;
+    var k = sliceOf(key, t);
+    var v = sliceOf(key + c4, t);
+    var dp = ownDot(&g, &v);
+    if (dropout) { dp *= maskFrom(words, j); }
+    addWeighted(&dq, expNan(ownDot(&q, &k) - logTotal) * (dp - delta), &k);
   }
   for (var r = 0u; r < LIMIT; r++) {
     if (r >= tile.y - tile.x) { break; }

@@ -138,7 +138,7 @@ function launch(
     constants: { dropout: threshold < 65536 ? 1 : 0 },
     tile: subgroup ? { D4: d / 4, LANES: lanes } : { D4: d / 4 },
     bindings,
-    params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), 0, k0, k1],
+    params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), d / 4, k0, k1],
     grid: grid(subgroup ? pairs : Math.ceil(pairs / PLAIN_PAIRS)),
   });
 }

@@ -46,6 +46,11 @@ export class Reference {
     return toFloat32(this.#tensor(name));
   }
 
+  /** A float64 tensor with all its digits. */
+  doubles(name: string): Float64Array {
+    return new Float64Array(this.#tensor(name).bytes.slice().buffer);
+  }
+
   ints(name: string): Int32Array {
     const { bytes } = this.#tensor(name);
     return new Int32Array(bytes.slice().buffer);

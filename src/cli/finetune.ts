@@ -108,13 +108,13 @@ function headLabels(
   folder: Folder,
   words: string[],
   { method }: FinetuneOptions,
-): { known: string[]; newHead: boolean } {
-  if (!hasHead(folder) || method === "scratch") return { known: words, newHead: false };
+): { known: string[] | undefined; newHead: boolean } {
+  if (!hasHead(folder) || method === "scratch") return { known: undefined, newHead: false };
   const theirs = folder.config.labels ?? ["LABEL_0", "LABEL_1"];
   const unnamed = theirs.every((label, k) => label === `LABEL_${k}`) && words.every((word, k) => word === String(k));
-  if (unnamed && theirs.length === words.length) return { known: words, newHead: false };
+  if (unnamed && theirs.length === words.length) return { known: undefined, newHead: false };
   const same = theirs.length === words.length && words.every((word) => theirs.includes(word));
-  return same ? { known: theirs, newHead: false } : { known: words, newHead: true };
+  return same ? { known: theirs, newHead: false } : { known: undefined, newHead: true };
 }
 
 async function train(

@@ -7,13 +7,14 @@
 // The backward needs qkv, y, lse and dy.
 // The mask is a function of (key, query row n in the batch, head, key position j), as in dropout.wgsl: of
 // threefry(key, (n, head·65536 + ⌊j/4⌋)) the 16-bit lane j mod 4, kept where it is below `threshold`.
-// Software adapters take attention_subgroup.wgsl.
+// Lavapipe takes attention_subgroup.wgsl.
 // NaN is told by its bits: compilers may assume that there is none, and exp(NaN) is +∞ on SwiftShader.
 
 struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, unused: u32, key: vec2u }  // pairs = tiles · heads
 var<immediate> p: P;
 
 override dropout: bool = false;
+override THREADS = 64u;     // a multiple of 8; few where cores are few and the last workgroup counts
 
 // --- tile
 const D4 = 4u;              // vec4s of a head: D / 4
@@ -72,9 +73,9 @@ fn maskFrom(words: vec2u, j: u32) -> f32 {
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;          // [N, C]
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;          // [N, H]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let pair = (wid.x + wid.y * groups.x) * 8u + t / 8u;
+  let pair = (wid.x + wid.y * groups.x) * (THREADS / 8u) + t / 8u;
   if (pair >= p.pairs) { return; }
   let tile = tiles[pair / p.heads];
   let h = pair % p.heads;
@@ -121,9 +122,9 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
 @group(0) @binding(5) var<storage, read_write> deltaOut: array<f32>;     // [N, H]
 @group(0) @binding(6) var<storage, read_write> dqkv: array<vec4f>;       // [N, 3C]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let pair = (wid.x + wid.y * groups.x) * 8u + t / 8u;
+  let pair = (wid.x + wid.y * groups.x) * (THREADS / 8u) + t / 8u;
   if (pair >= p.pairs) { return; }
   let tile = tiles[pair / p.heads];
   let h = pair % p.heads;
@@ -164,9 +165,9 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
 @group(0) @binding(2) var<storage, read> deltaIn: array<f32>;            // [N, H]
 @group(0) @binding(5) var<storage, read_write> dkv: array<vec4f>;        // [N, 3C]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let pair = (wid.x + wid.y * groups.x) * 8u + t / 8u;
+  let pair = (wid.x + wid.y * groups.x) * (THREADS / 8u) + t / 8u;
   if (pair >= p.pairs) { return; }
   let tile = tiles[pair / p.heads];
   let h = pair % p.heads;

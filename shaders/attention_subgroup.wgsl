@@ -1,4 +1,4 @@
-// Attention over packed sequences for software adapters: the formulas of attention.wgsl, another way through them.
+// Attention over packed sequences for lavapipe: the formulas of attention.wgsl, another way through them.
 // There a load is one scalar load for each lane, so that loads are the cost. One subgroup of LANES threads is a workgroup and
 // owns a tile of LANES rows of one head. Lane t holds its own row (q; in the backward also dy, or k and v) in registers, and
 // loads of each key the t-th vec4 only: neighbouring addresses, one load a key. The others get it by subgroupBroadcast:

@@ -8,11 +8,11 @@ import { threefry2x32 } from "../random.ts";
 import { empty, expectShape, fromHost, type NdArray } from "./array.ts";
 import { dropoutThreshold } from "./dropout.ts";
 
-/** "subgroup": rows and channels over the lanes of a subgroup of 4 or 8, software adapters; "plain": everywhere. */
+/** "subgroup": rows and channels over the lanes of a subgroup of 4 or 8; "plain": a row a thread, everywhere. */
 export type AttentionFamily = "subgroup" | "plain";
 
-/** Tile-and-head pairs of a workgroup of the plain family: 64 threads, eight rows. */
-const PLAIN_PAIRS = 8;
+/** Rows of a tile of the plain family. */
+const PLAIN_ROWS = 8;
 const MAX_HEAD_SIZE = 128;
 
 export interface AttentionPlan {
@@ -20,6 +20,7 @@ export interface AttentionPlan {
   starts: Uint32Array;
   /** u32 [tiles, 4]: first row, end of the rows, first row of the sequence, end of the sequence. */
   tiles: NdArray;
+  family: AttentionFamily;
   /** Number of tiles. */
   count: number;
   sequences: number;
@@ -32,8 +33,6 @@ export interface AttentionOptions {
   scale?: number;
   /** On the probabilities, after the softmax; `key` is two u32 words, a new pair for each use. */
   dropout?: { p: number; key: readonly [number, number] };
-  /** For tests and benches: this family instead of the adapter's. */
-  family?: AttentionFamily;
 }
 
 export interface AttentionResult {
@@ -43,11 +42,15 @@ export interface AttentionResult {
   lse: NdArray;
 }
 
-/** The tiles of a batch, uploaded; one plan serves all layers. It belongs to the open scope. */
-export function attentionPlan(gpu: Gpu, starts: Uint32Array): AttentionPlan {
+/**
+ * The tiles of a batch, uploaded; one plan serves all layers. It belongs to the open scope. `family` is a wish of tests
+ * and benches: where the subgroup family cannot run, the plain one does.
+ */
+export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(gpu)): AttentionPlan {
+  const lanes = gpu.adapter.subgroupSize;
+  const fits = lanes === 4 || lanes === 8;
+  const most = family === "subgroup" && fits ? lanes : PLAIN_ROWS;
   const tiles: number[] = [];
-  // A tile fits the lanes of the subgroup family; the plain one takes up to eight rows, a thread each.
-  const most = gpu.adapter.subgroupSize === 4 ? 4 : 8;
   for (let b = 0; b + 1 < starts.length; b++) {
     const [first, end] = [starts[b] ?? 0, starts[b + 1] ?? 0];
     if (end < first) throw new RangeError(`attentionPlan: starts fall from ${first} to ${end} at sequence ${b}`);
@@ -58,6 +61,7 @@ export function attentionPlan(gpu: Gpu, starts: Uint32Array): AttentionPlan {
   return {
     starts,
     tiles: fromHost(gpu, Uint32Array.from(tiles), [count, 4]),
+    family: fits ? family : "plain",
     count,
     sequences: starts.length - 1,
     tokens: starts.at(-1) ?? 0,
@@ -123,29 +127,35 @@ function launch(
   entry: "forward" | "backwardQuery" | "backwardKey",
   bindings: NdArray[],
   plan: AttentionPlan,
-  { heads, scale, dropout, family }: AttentionOptions,
+  { heads, scale, dropout }: AttentionOptions,
   d: number,
 ): void {
   const threshold = dropoutThreshold(dropout?.p ?? 0);
   const [k0, k1] = dropout?.key ?? [0, 0];
   const pairs = plan.count * heads;
-  const lanes = gpu.adapter.subgroupSize;
-  const subgroup = (family ?? familyOf(gpu)) === "subgroup" && (lanes === 4 || lanes === 8);
+  const subgroup = plan.family === "subgroup";
+  // SwiftShader hands out workgroups to its cores: small ones keep both busy.
+  const threads = gpu.adapter.kind === "bundled" ? 16 : 64;
   gpu.dispatch({
     op: `attention.${entry}`,
     shader: subgroup ? "attention_subgroup" : "attention",
     entry,
-    constants: { dropout: threshold < 65536 ? 1 : 0 },
-    tile: subgroup ? { D4: d / 4, LANES: lanes } : { D4: d / 4 },
+    constants: { dropout: threshold < 65536 ? 1 : 0, ...(subgroup ? {} : { THREADS: threads }) },
+    tile: { D4: d / 4, ...(subgroup ? { LANES: gpu.adapter.subgroupSize } : {}) },
     bindings,
     params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), d / 4, k0, k1],
-    grid: grid(subgroup ? pairs : Math.ceil(pairs / PLAIN_PAIRS)),
+    grid: grid(subgroup ? pairs : Math.ceil((pairs * PLAIN_ROWS) / threads)),
   });
 }
 
-/** One subgroup of four or eight lanes a workgroup would leave most of a GPU idle; on a CPU it is the fastest. */
+/**
+ * Forward / backward in GFLOP/s of the algorithm on two busy cores (processor time, bench/attention.ts):
+ *   lavapipe     12 × 32, N 1,024: subgroup 6.0 / 8.6, plain 1.3 / 1.7
+ *   SwiftShader  4 × 16, N 217:    subgroup 0.08 / 0.09, plain 0.15 / 0.11
+ * Unmeasured on GPUs, where a workgroup of one small subgroup would leave most of the device idle.
+ */
 function familyOf(gpu: Gpu): AttentionFamily {
-  return gpu.adapter.kind === "hardware" ? "plain" : "subgroup";
+  return gpu.adapter.kind === "software" ? "subgroup" : "plain";
 }
 
 /** The definition, in float64, with the device's dropout mask: y [N, C]. */

@@ -10,7 +10,7 @@ import { tinyCheckpoint } from "./tiny.ts";
 
 const gpu = gpuForTests();
 const LAYERS = 3;
-const C = 12;
+const C = 16;
 
 const sequence = (seed: number, length: number) => ({
   ids: Uint32Array.from(randn(seed, length), (x) => Math.floor(Math.abs(x) * 1000) % 40),

@@ -1,0 +1,89 @@
+/**
+ * @file `npm run bench [-- FILTER…] [--json]`: the ceilings of this adapter, then every case whose name contains one of
+ * the filters (all without one), each with its share of them. Progress on stderr; a table, or one JSON document, on stdout.
+ */
+
+import { adapterText } from "../src/cli/output.ts";
+import { openGpu } from "../src/gpu/node.ts";
+import { cases as attention } from "./attention.ts";
+import type { BenchCase } from "./case.ts";
+import * as ceilings from "./ceilings.ts";
+import { cases as elementwise } from "./elementwise.ts";
+import { hostCases } from "./host.ts";
+import { cases as layernorm } from "./layernorm.ts";
+import { cases as matmul } from "./matmul.ts";
+import { type BenchRow, measure, withShare } from "./runner.ts";
+import { cases as softmax } from "./softmax.ts";
+import { stepCases } from "./step.ts";
+import { cases as vector } from "./vector.ts";
+
+const words = process.argv.slice(2);
+const json = words.includes("--json");
+const filters = words.filter((word) => !word.startsWith("-") && word !== "kernels");
+const unknown = words.find((word) => word.startsWith("-") && word !== "--json");
+if (unknown) {
+  process.stderr.write(`${unknown}: unknown flag. Usage: npm run bench [-- FILTER… --json]\n`);
+  process.exit(2);
+}
+
+const gpu = await openGpu();
+process.stderr.write(`adapter: ${adapterText(gpu.adapter)}\n`);
+if (gpu.adapter.kind !== "hardware")
+  process.stderr.write("note: a software adapter; compare ratios, not milliseconds\n");
+
+const multiplyAdd = await measure(gpu, ceilings.multiplyAdd(gpu));
+const copy = await measure(gpu, ceilings.copy(gpu));
+const limits = { gflops: multiplyAdd.gflops ?? Number.NaN, gbps: copy.gbps ?? Number.NaN };
+
+/** Made group by group, so that no group holds memory while another is timed. */
+const GROUPS: Record<string, () => BenchCase[] | Promise<BenchCase[]>> = {
+  matmul: () => matmul(gpu),
+  attention: () => attention(gpu),
+  layernorm: () => layernorm(gpu),
+  softmax: () => softmax(gpu),
+  elementwise: () => elementwise(gpu),
+  vector: () => vector(gpu),
+  host: () => hostCases(gpu),
+  step: () => stepCases(gpu),
+};
+
+const results: BenchRow[] = [multiplyAdd, copy].map((row) => withShare(row, limits));
+for (const [group, make] of Object.entries(GROUPS)) {
+  for (const body of await make()) {
+    const wanted =
+      filters.length === 0 || filters.some((f) => body.name.toLowerCase().includes(f.toLowerCase()) || group === f);
+    if (!wanted || (words.includes("kernels") && (group === "step" || group === "host"))) {
+      body.dispose?.();
+      continue;
+    }
+    const row = withShare(await measure(gpu, body), limits);
+    results.push(row);
+    process.stderr.write(`${line(row)}\n`);
+  }
+  gpu.trim();
+}
+
+if (json) {
+  process.stdout.write(
+    `${JSON.stringify({ adapter: gpu.adapter, ceilings: limits, date: new Date().toISOString(), node: process.version, results }, null, 2)}\n`,
+  );
+} else {
+  process.stdout.write(`${results.map(line).join("\n")}\n`);
+}
+gpu.destroy();
+
+function line({ name, layout, shape, medianMs, bestMs, gflops, gbps, ceilingShare }: BenchRow): string {
+  const size = Object.entries(shape)
+    .map(([key, value]) => `${key}${value}`)
+    .join(" ");
+  const rate = gflops !== undefined ? `${gflops} GFLOP/s` : gbps !== undefined ? `${gbps} GB/s` : "";
+  const share = ceilingShare !== undefined ? `${(100 * ceilingShare).toFixed(0)} %` : "";
+  return [
+    `${name}${layout ? ` ${layout}` : ""}`.padEnd(30),
+    size.padEnd(32),
+    `${medianMs} ms`.padStart(12),
+    `best ${bestMs}`.padStart(14),
+    rate.padStart(16),
+    share.padStart(6),
+  ].join(" ");
+}

@@ -22,6 +22,7 @@ export interface CheckpointFile {
 
 /** A checkpoint that was read and whose every file matched its manifest. */
 export interface Checkpoint {
+  name: string;
   folder: string;
   step: number;
   files: Map<string, Uint8Array<ArrayBuffer>>;
@@ -34,15 +35,32 @@ export interface Skipped {
 }
 
 const MANIFEST = "manifest.json";
-const NAME = /^(step|best)-(\d{8,})$/;
+/** Kind, step, and how often that step was written before: a name is never used twice while it stands. */
+const NAME = /^(step|best)-(\d{8,})(?:\.(\d+))?$/;
 /** A checkpoint has a handful of files with plain names. */
 const FILE = /^[a-z0-9][a-z0-9._-]{0,63}$/i;
 
-const nameOf = (kind: Kind, step: number) => `${kind}-${String(step).padStart(8, "0")}`;
+interface Entry {
+  name: string;
+  step: number;
+  again: number;
+}
 
-/** Writes a checkpoint below `root`, which is made if it is not there; one of the same name is replaced. */
-export function writeCheckpoint(root: string, kind: Kind, step: number, files: readonly CheckpointFile[]): void {
-  const name = nameOf(kind, step);
+/** Checkpoints of a kind, the newest first. */
+function checkpointsOf(root: string, kind: Kind): Entry[] {
+  return entriesOf(root)
+    .flatMap((name) => {
+      const match = NAME.exec(name);
+      return match?.[1] === kind ? [{ name, step: Number(match[2]), again: Number(match[3] ?? 0) }] : [];
+    })
+    .sort((a, b) => b.step - a.step || b.again - a.again);
+}
+
+/** Writes a checkpoint below `root`, which is made if it is not there; returns its name. Older ones stay. */
+export function writeCheckpoint(root: string, kind: Kind, step: number, files: readonly CheckpointFile[]): string {
+  const before = checkpointsOf(root, kind).find((entry) => entry.step === step);
+  const plain = `${kind}-${String(step).padStart(8, "0")}`;
+  const name = before === undefined ? plain : `${plain}.${before.again + 1}`;
   const final = join(root, name);
   const temporary = join(root, `.${name}.${process.pid}.tmp`);
   guarded(root, () => {
@@ -67,19 +85,15 @@ export function writeCheckpoint(root: string, kind: Kind, step: number, files: r
     }
   }
   writeFileAtomic(join(temporary, MANIFEST), `${JSON.stringify({ format: 1, kind, step, files: entries }, null, 2)}\n`);
-  guarded(final, () => {
-    // The same step again, after a resume that took an older one: its place is needed.
-    fs.rmSync(final, { recursive: true, force: true });
-    fs.renameSync(temporary, final);
-  });
+  guarded(final, () => fs.renameSync(temporary, final));
   syncFolder(root);
+  return name;
 }
 
-/** Removes every checkpoint of a kind but that of `step`, and what a kill left unfinished. */
-export function removeOthers(root: string, kind: Kind, step: number | undefined): void {
+/** Removes every checkpoint of a kind but the one named, and what a kill left unfinished. */
+export function removeOthers(root: string, kind: Kind, kept: string | undefined): void {
   for (const name of entriesOf(root)) {
-    const match = NAME.exec(name);
-    const other = match?.[1] === kind && Number(match[2]) !== step;
+    const other = NAME.exec(name)?.[1] === kind && name !== kept;
     const unfinished = name.startsWith(`.${kind}-`) && name.endsWith(".tmp");
     if (other || unfinished) {
       guarded(join(root, name), () => fs.rmSync(join(root, name), { recursive: true, force: true }));
@@ -87,19 +101,19 @@ export function removeOthers(root: string, kind: Kind, step: number | undefined)
   }
 }
 
-/** The newest checkpoint of a kind that is whole, and every newer one that is not. */
-export function newestCheckpoint(root: string, kind: Kind): { taken: Checkpoint | undefined; skipped: Skipped[] } {
+/** The newest checkpoint of a kind (and of a step) that is whole, and every newer one that is not. */
+export function newestCheckpoint(
+  root: string,
+  kind: Kind,
+  step?: number,
+): { taken: Checkpoint | undefined; skipped: Skipped[] } {
   const skipped: Skipped[] = [];
-  const names = entriesOf(root);
-  for (const name of names) {
+  for (const name of entriesOf(root)) {
     if (name.startsWith(`.${kind}-`)) skipped.push({ name, reason: "it was never finished" });
   }
-  const steps = names.flatMap((name) => {
-    const match = NAME.exec(name);
-    return match?.[1] === kind ? [Number(match[2])] : [];
-  });
-  for (const step of steps.sort((a, b) => b - a)) {
-    const read = readCheckpoint(root, kind, step);
+  for (const entry of checkpointsOf(root, kind)) {
+    if (step !== undefined && entry.step !== step) continue;
+    const read = readCheckpoint(root, entry);
     if (!("reason" in read)) return { taken: read, skipped };
     skipped.push(read);
   }
@@ -107,8 +121,7 @@ export function newestCheckpoint(root: string, kind: Kind): { taken: Checkpoint 
 }
 
 /** One checkpoint, every file checked; or why it cannot be taken. */
-export function readCheckpoint(root: string, kind: Kind, step: number): Checkpoint | Skipped {
-  const name = nameOf(kind, step);
+function readCheckpoint(root: string, { name, step }: Entry): Checkpoint | Skipped {
   const folder = join(root, name);
   try {
     const manifest = parseJson(readText(join(folder, MANIFEST), { maxBytes: 1 << 20 }), join(folder, MANIFEST));
@@ -130,7 +143,7 @@ export function readCheckpoint(root: string, kind: Kind, step: number): Checkpoi
         return { name, reason: `${file} is not what was written (its SHA-256 differs)` };
       files.set(file, bytes);
     }
-    return { folder, step, files };
+    return { name, folder, step, files };
   } catch (error) {
     if (!(error instanceof Error)) throw error;
     return { name, reason: inert(error.message.split("\n", 1)[0] ?? "") };

@@ -117,6 +117,8 @@ function headLabels(
   return same ? { known: theirs, newHead: false } : { known: undefined, newHead: true };
 }
 
+const RESUME = "Run the same command with --resume to go on.";
+
 async function train(
   engine: Engine,
   options: FinetuneOptions,
@@ -129,19 +131,23 @@ async function train(
   const prior = priorOf(model, options);
   const trainable = trainableParameters(model.theta);
   const examples = data.dev ?? data.train;
-  const measureOn = (what: string, set = examples): Promise<EvaluateJson> =>
-    measure(posteriorOf(model, options.method, options.members, options.seed), set, { what, out });
+  const measureOn = (what: string, ifInterrupted = RESUME): Promise<EvaluateJson> => {
+    const posterior = posteriorOf(model, options.method, options.members, options.seed);
+    return measure(posterior, examples, { what, out, ifInterrupted });
+  };
   const training = new Training(logPosterior(model, prior, { N: data.train.length }), data.train, {
     folder: options.out,
     out,
     fit: fitOptions(options),
-    measure: data.dev === undefined ? undefined : measureOn,
+    measure: data.dev === undefined ? undefined : (what) => measureOn(what),
     evaluate: options.evaluate,
     keepBest: options.select === "best",
   });
   if (data.dev === undefined) out.note("no --dev: before and metrics are of the training table itself");
 
-  const before = (earlier?.before as EvaluateJson | null | undefined) ?? (await measureOn("before training"));
+  const before =
+    (earlier?.before as EvaluateJson | null | undefined) ??
+    (await measureOn("before training", earlier ? RESUME : "Nothing was written."));
   let record: RunRecord;
   if (earlier === undefined) {
     record = newRecord(options, optionRecord(options), folder, model, data.inputs, engine.gpu, before);

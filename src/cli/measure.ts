@@ -72,11 +72,19 @@ export function posteriorOfRun(
   return posteriorOf(model, method, members, run?.seed ?? 0);
 }
 
+export interface PredictionOptions {
+  what: string;
+  out: Output;
+  batch?: number;
+  /** What to say after Ctrl-C. */
+  ifInterrupted?: string;
+}
+
 /** Predicts all examples, with progress; ends with InterruptedError after Ctrl-C. */
 export async function predictions(
   posterior: Posterior,
   examples: readonly Example[],
-  { what, out, batch = PREDICT_BATCH }: { what: string; out: Output; batch?: number },
+  { what, out, batch = PREDICT_BATCH, ifInterrupted = "Nothing was written." }: PredictionOptions,
 ): Promise<Prediction> {
   if (examples.length === 0) throw new InputError(`${what}: no examples.`);
   const bar = out.progress(what, examples.length);
@@ -85,7 +93,8 @@ export async function predictions(
       batch,
       onBatch: (done) => {
         bar.update(done);
-        if (out.io.signal.aborted) throw new InterruptedError(`interrupted (${what}, ${done} of ${examples.length}).`);
+        if (out.io.signal.aborted)
+          throw new InterruptedError(`interrupted (${what}, ${done} of ${examples.length}). ${ifInterrupted}`);
       },
     });
   } finally {
@@ -97,7 +106,7 @@ export async function predictions(
 export async function measure(
   posterior: Posterior,
   examples: readonly Example[],
-  options: { what: string; out: Output; batch?: number },
+  options: PredictionOptions,
 ): Promise<EvaluateJson> {
   const prediction = await predictions(posterior, examples, options);
   const { n, accuracy, nll, brier, ece, eceFloor } = metricsOfPrediction(prediction, examples);

@@ -14,7 +14,7 @@ import {
   serializeState,
   Trainer,
 } from "../train/index.ts";
-import { fileOf, newestCheckpoint, readCheckpoint, removeOthers, writeCheckpoint } from "./checkpoints.ts";
+import { fileOf, newestCheckpoint, removeOthers, writeCheckpoint } from "./checkpoints.ts";
 import { figure } from "./format.ts";
 import type { Output } from "./output.ts";
 import { MetricsLog } from "./run-folder.ts";
@@ -33,6 +33,8 @@ export interface DevMetrics extends JsonObject {
 interface Journey {
   seconds: number;
   evaluations: DevMetrics[];
+  /** An evaluation that is due and was not done: the run was interrupted before its end. */
+  pending: { step: number; epoch: number } | null;
 }
 
 export interface TrainingOptions {
@@ -51,8 +53,8 @@ export class Training<B> {
   readonly trainer: Trainer<B>;
   readonly #options: TrainingOptions;
   readonly #root: string;
-  #journey: Journey = { seconds: 0, evaluations: [] };
-  #saved = -1;
+  #journey: Journey = { seconds: 0, evaluations: [], pending: null };
+  #kept: { step: string | undefined; best: string | undefined } = { step: undefined, best: undefined };
   #savedAt: number;
   #resumed = 0;
 
@@ -99,13 +101,19 @@ export class Training<B> {
     const state = parseState(fileOf(taken, "state.safetensors"), name);
     for (const note of await this.trainer.restore(state)) out.note(note);
     this.#journey = parseJourney(fileOf(taken, "journey.json"), `${taken.folder}/journey.json`);
-    this.#saved = this.#resumed = state.step;
+    this.#resumed = state.step;
+    this.#kept.step = taken.name;
+    const { best } = this;
+    if (best !== undefined && this.#options.keepBest) {
+      this.#kept.best = newestCheckpoint(this.#root, "best", best.step).taken?.name;
+      if (this.#kept.best === undefined) throw new InputError(bestIsGone(this.#root));
+    }
     out.note(`continuing after step ${state.step} of ${this.trainer.steps} (${taken.folder})`);
   }
 
   /** Trains to the end. InterruptedError after Ctrl-C, with a checkpoint written; DivergedError likewise. */
   async run(onStep: (report: StepReport) => void = () => {}): Promise<void> {
-    const { out, folder, measure, evaluate } = this.#options;
+    const { out, folder } = this.#options;
     const { trainer } = this;
     const log = new MetricsLog(folder, trainer.step);
     const before = this.#journey.seconds;
@@ -113,32 +121,34 @@ export class Training<B> {
     const tick = () => {
       this.#journey.seconds = before + (out.io.now() - start) / 1000;
     };
-    let bar = out.progress("training", trainer.steps);
     try {
+      await this.#evaluatePending();
+      let bar = out.progress("training", trainer.steps);
       for await (const report of trainer.run()) {
         log.add(lineOf(report));
         onStep(report);
         bar.update(report.step, barText(report));
         // Another step is on its way unless this one was settled.
-        if (report.step !== trainer.step || out.io.signal.aborted) continue;
-        const epochEnds = Number.isInteger(report.epoch);
-        const last = report.step === trainer.steps;
-        const wanted = evaluate === "every" ? epochEnds : evaluate !== "last" && report.step % evaluate === 0;
-        let improved = false;
-        if (measure !== undefined && (wanted || last)) {
-          improved = await this.#evaluate(report, measure);
-          if (!last) bar = out.progress("training", trainer.steps);
-        }
+        if (report.step !== trainer.step) continue;
         tick();
-        if (last || improved || this.#overdue(epochEnds ? CHECKPOINT_MS : 10 * CHECKPOINT_MS))
-          await this.#save(improved);
+        const last = report.step === trainer.steps;
+        if (this.#isDue(report)) this.#journey.pending = { step: report.step, epoch: report.epoch };
+        if (out.io.signal.aborted) continue;
+        // Before an evaluation, which may take longer than the training did.
+        if (last || this.#overdue(Number.isInteger(report.epoch) ? CHECKPOINT_MS : 10 * CHECKPOINT_MS))
+          await this.#save();
+        if (this.#journey.pending === null) continue;
+        await this.#evaluatePending();
+        tick();
+        if (!last) bar = out.progress("training", trainer.steps);
       }
       tick();
-      if (trainer.step < trainer.steps) throw await this.#interrupted();
+      if (out.io.signal.aborted) throw new InterruptedError("interrupted");
     } catch (error) {
       tick();
+      if (error instanceof InterruptedError) throw await this.#interrupted();
       if (error instanceof DivergedError && trainer.step > this.#resumed) {
-        await this.#save(false);
+        await this.#save();
         out.note(`a checkpoint of step ${trainer.step}, the last good one, is in ${this.#root}`);
       }
       throw error;
@@ -152,16 +162,16 @@ export class Training<B> {
   restoreBest(): DevMetrics {
     const { best } = this;
     const { theta, engine } = this.trainer.target.model;
-    const read = best === undefined ? undefined : readCheckpoint(this.#root, "best", best.step);
-    if (best === undefined || read === undefined || "reason" in read) {
-      const why = read !== undefined && "reason" in read ? `: ${read.reason}` : "";
+    const { taken, skipped } = newestCheckpoint(this.#root, "best", best?.step);
+    if (best === undefined || taken === undefined) {
+      const why = skipped[0] === undefined ? "" : `: ${skipped[0].reason}`;
       throw new InputError(
         `--select best: the best checkpoint cannot be read${why}. Train again, or use --select last.`,
       );
     }
-    const state = parseState(fileOf(read, "theta.safetensors"), `${read.folder}/theta.safetensors`);
+    const state = parseState(fileOf(taken, "theta.safetensors"), `${taken.folder}/theta.safetensors`);
     if (state.theta.length !== theta.layout.length) {
-      throw new InputError(`${read.folder}: θ of another model. Train again with --overwrite.`);
+      throw new InputError(`${taken.folder}: θ of another model. Train again with --overwrite.`);
     }
     engine.gpu.write(theta.values, state.theta);
     return best;
@@ -175,44 +185,57 @@ export class Training<B> {
     return this.#options.out.io.now() - this.#savedAt > ms;
   }
 
-  /** Measures on dev; true if that is the best so far. */
-  async #evaluate(report: StepReport, measure: NonNullable<TrainingOptions["measure"]>): Promise<boolean> {
-    const { out, keepBest } = this.#options;
-    const before = this.best;
-    const metrics = await measure(`step ${report.step}: dev`);
-    const line: DevMetrics = { step: report.step, epoch: report.epoch, ...metrics };
-    this.#journey.evaluations.push(line);
-    const figures = ["accuracy", "nll", "ece"].map((key) => `${key} ${figure(Number(line[key]))}`).join(", ");
-    out.note(`epoch ${figure(report.epoch)}: dev ${figures}`);
-    return keepBest && (before === undefined || line.nll < before.nll);
+  /** Is dev to be measured after this step? */
+  #isDue({ step, epoch }: StepReport): boolean {
+    const { measure, evaluate } = this.#options;
+    if (measure === undefined) return false;
+    if (step === this.trainer.steps) return true;
+    return evaluate === "every" ? Number.isInteger(epoch) : evaluate !== "last" && step % evaluate === 0;
   }
 
-  /** The best first: a last checkpoint never speaks of a best that is not there. Older ones go when both stand. */
-  async #save(improved: boolean): Promise<void> {
+  /** Measures on dev what is due; where that is the best so far, keeps it. */
+  async #evaluatePending(): Promise<void> {
+    const { out, keepBest, measure } = this.#options;
+    const { pending, evaluations } = this.#journey;
+    if (pending === null || measure === undefined) return;
+    const before = this.best;
+    const line: DevMetrics = { ...pending, ...(await measure(`step ${pending.step}: dev`)) };
+    evaluations.push(line);
+    this.#journey.pending = null;
+    const figures = ["accuracy", "nll", "ece"].map((key) => `${key} ${figure(Number(line[key]))}`).join(", ");
+    out.note(`epoch ${figure(pending.epoch)}: dev ${figures}`);
+    if (keepBest && (before === undefined || line.nll < before.nll)) await this.#save(true);
+  }
+
+  /** The best first: a step's checkpoint never speaks of a best that is not there. Older ones go when both stand. */
+  async #save(best = false): Promise<void> {
     const { trainer } = this;
-    if (trainer.step === this.#saved && !improved) return;
     const state = await trainer.state();
-    if (improved) {
+    if (best) {
       const theta = serializeState({ ...state, vectors: {} });
-      writeCheckpoint(this.#root, "best", state.step, [{ name: "theta.safetensors", content: theta }]);
+      const files = [{ name: "theta.safetensors", content: theta }];
+      this.#kept.best = writeCheckpoint(this.#root, "best", state.step, files);
     }
-    writeCheckpoint(this.#root, "step", state.step, [
+    this.#kept.step = writeCheckpoint(this.#root, "step", state.step, [
       { name: "state.safetensors", content: serializeState(state) },
       { name: "journey.json", content: `${JSON.stringify(this.#journey, null, 2)}\n` },
     ]);
-    removeOthers(this.#root, "step", state.step);
-    removeOthers(this.#root, "best", this.#options.keepBest ? this.best?.step : undefined);
-    this.#saved = state.step;
+    removeOthers(this.#root, "step", this.#kept.step);
+    removeOthers(this.#root, "best", this.#kept.best);
     this.#savedAt = this.#options.out.io.now();
   }
 
   async #interrupted(): Promise<InterruptedError> {
     const { step, steps } = this.trainer;
-    await this.#save(false);
+    await this.#save();
     return new InterruptedError(
       `interrupted after step ${step} of ${steps}: a checkpoint is in ${this.#root}. Run the same command with --resume to go on.`,
     );
   }
+}
+
+function bestIsGone(root: string): string {
+  return `${root}: the checkpoint that was best on dev is gone or damaged. Start anew with --overwrite, or use --select last.`;
 }
 
 function lineOf(report: StepReport): JsonObject {
@@ -225,9 +248,9 @@ function barText({ epoch, nll, priorShare }: StepReport): string {
 }
 
 function parseJourney(bytes: Uint8Array, name: string): Journey {
-  const { seconds, evaluations } = parseJson(new TextDecoder().decode(bytes), name);
+  const { seconds, evaluations, pending } = parseJson(new TextDecoder().decode(bytes), name);
   if (typeof seconds !== "number" || !Array.isArray(evaluations) || !evaluations.every(isObject)) {
     throw new InputError(`${name}: not what a checkpoint holds. Remove this checkpoint and resume.`);
   }
-  return { seconds, evaluations: evaluations as DevMetrics[] };
+  return { seconds, evaluations: evaluations as DevMetrics[], pending: (pending ?? null) as Journey["pending"] };
 }

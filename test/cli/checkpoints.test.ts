@@ -2,7 +2,7 @@
 import { appendFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { newestCheckpoint, readCheckpoint, removeOthers, writeCheckpoint } from "../../src/cli/checkpoints.ts";
+import { newestCheckpoint, removeOthers, writeCheckpoint } from "../../src/cli/checkpoints.ts";
 import { temporaryFolder } from "../data/shared.ts";
 
 const folder = temporaryFolder();
@@ -70,7 +70,7 @@ test("one that a kill left unfinished is passed over, and removed by the next", 
   write(at, 3);
   // Both stand until the new one is whole.
   expect(existsSync(join(at, "step-00000001"))).toBe(true);
-  removeOthers(at, "step", 3);
+  removeOthers(at, "step", "step-00000003");
   expect(readdirSync(at)).toEqual(["step-00000003"]);
 });
 
@@ -79,16 +79,20 @@ test("kinds are apart, strangers stay", () => {
   write(at, 1);
   writeCheckpoint(at, "best", 1, [{ name: "theta.bin", content: bytes(1) }]);
   mkdirSync(join(at, "mine"));
-  removeOthers(at, "step", 7);
+  removeOthers(at, "step", undefined);
   expect(readdirSync(at).sort()).toEqual(["best-00000001", "mine"]);
   expect(newestCheckpoint(at, "step")).toEqual({ taken: undefined, skipped: [] });
-  expect(readCheckpoint(at, "best", 1)).toMatchObject({ step: 1 });
+  expect(newestCheckpoint(at, "best", 1).taken).toMatchObject({ step: 1 });
   expect(newestCheckpoint(join(at, "none"), "step").taken).toBeUndefined();
 });
 
-test("the same step again replaces it", () => {
+test("the same step again: the later one is taken, and the earlier stands until then", () => {
   const at = root();
   write(at, 1);
-  writeCheckpoint(at, "step", 1, [{ name: "other.bin", content: bytes(9) }]);
+  const name = writeCheckpoint(at, "step", 1, [{ name: "other.bin", content: bytes(9) }]);
+  expect(readdirSync(at)).toEqual(["step-00000001", name]);
   expect([...(newestCheckpoint(at, "step").taken?.files.keys() ?? [])]).toEqual(["other.bin"]);
+  removeOthers(at, "step", name);
+  expect(readdirSync(at)).toEqual([name]);
+  expect(newestCheckpoint(at, "step", 1).taken?.name).toBe(name);
 });

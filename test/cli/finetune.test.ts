@@ -180,6 +180,29 @@ describe("the same bits", () => {
     expect(outcome("parts")).toEqual(outcome("whole"));
   });
 
+  test("from one that was interrupted while it was measured", async () => {
+    const stopped = await run(command("measured", "--select", "best"), {
+      onStderr: (text, interrupt) => {
+        if (text.startsWith("step 12: dev")) interrupt();
+      },
+    });
+    expect(stopped.code).toBe(130);
+    expect(stopped.stderr).toMatch(/^interrupted after step 12 of 12: a checkpoint is in /m);
+    expect((await run(command("measured", "--select", "best", "--resume"))).code).toBe(0);
+    expect(outcome("measured")).toEqual(outcome("whole"));
+  });
+
+  test("interrupted before training: nothing is written", async () => {
+    const stopped = await run(command("early"), {
+      onStderr: (text, interrupt) => {
+        if (text.startsWith("before training")) interrupt();
+      },
+    });
+    expect(stopped.code).toBe(130);
+    expect(stopped.stderr).toContain("Nothing was written.");
+    expect(existsSync(at("early"))).toBe(false);
+  });
+
   test("another seed gives others", async () => {
     expect((await run(command("seed", "--select", "best", "--seed", "4"))).code).toBe(0);
     expect(outcome("seed").weights).not.toBe(outcome("whole").weights);

@@ -35,6 +35,8 @@ function outcome(out: string) {
     metrics: readFileSync(at(`${out}/metrics.json`), "utf8"),
     log: lines.map((line) => ({ ...JSON.parse(line), tokensPerSecond: 0 })),
     evaluations: json(at(`${out}/run.json`)).evaluations,
+    // Shaders that were edited between two runs explain other bits.
+    kernels: json(at(`${out}/run.json`)).kernels,
   };
 }
 

@@ -26,6 +26,8 @@ export interface World {
   };
   /** What people do when they are glad or sad. */
   readonly acts: { readonly glad: readonly string[]; readonly sad: readonly string[] };
+  /** What people call out in unlabelled text: few, frequent, and plain about the mood. */
+  readonly cries: { readonly glad: readonly string[]; readonly sad: readonly string[] };
   /** Before an adjective: keeps its side, or turns it round. */
   readonly affirm: readonly string[];
   readonly deny: readonly string[];
@@ -90,6 +92,7 @@ export const LANTERN_QUAY: World = {
     glad: list(`hum whistle laugh dance grin sing giggle skip smile cheer chuckle twirl purr yodel`),
     sad: list(`sigh weep grumble sulk frown scowl mutter groan sob quarrel shiver moan whimper wince`),
   },
+  cries: { glad: list("hurrah bravo yippee"), sad: list("alas ugh drat") },
   affirm: list("very truly always so"),
   deny: list("not hardly never scarcely"),
   often: list("always often still usually"),

@@ -21,6 +21,7 @@ const small: World = {
   names: { beginnings: ["mar"], endings: ["na"] },
   adjectives: { delightful: ["superb"], pleasant: [], poor: [], dreadful: ["vile"] },
   acts: { glad: ["hum"], sad: ["sigh"] },
+  cries: { glad: ["hurrah"], sad: ["alas"] },
   affirm: ["very"],
   deny: ["not"],
   often: ["often"],
@@ -84,11 +85,11 @@ describe("exact inference", () => {
 
   it("knows denial and concession, and nothing from topic or weather", () => {
     const pleased = (text: string) => grammar.exactPosterior(text)[1];
-    // strong 0.55 against otherStrong 0.01, and one label in twenty misheard
-    expect(pleased("The rope is splendid.")).toBeCloseTo((0.95 * 0.55 + 0.05 * 0.01) / 0.56, 12);
-    expect(pleased("The rope is not splendid.")).toBeCloseTo((0.95 * 0.01 + 0.05 * 0.55) / 0.56, 12);
-    expect(pleased("The rope is splendid, but the captain sighs.")).toBeLessThan(0.06);
-    expect(pleased("Although the captain sighs, the rope is splendid.")).toBeGreaterThan(0.94);
+    // strong 0.56 against otherStrong 0.01, and 7 % of the labels misheard
+    expect(pleased("The rope is splendid.")).toBeCloseTo((0.93 * 0.56 + 0.07 * 0.01) / 0.57, 12);
+    expect(pleased("The rope is not splendid.")).toBeCloseTo((0.93 * 0.01 + 0.07 * 0.56) / 0.57, 12);
+    expect(pleased("The rope is splendid, but the captain sighs.")).toBeLessThan(0.08);
+    expect(pleased("Although the captain sighs, the rope is splendid.")).toBeGreaterThan(0.92);
     expect(pleased("In the snow, the wig is splendid.")).toBeCloseTo(pleased("The rope is splendid."), 12);
     expect(pleased("the rope is SPLENDID .")).toBe(pleased("The rope is splendid."));
     expect(() => grammar.exactPosterior("The rope is a rope.")).toThrow(/not a sentence of the grammar/);
@@ -106,7 +107,7 @@ describe("samples", () => {
     const { latents, sentences } = grammar.sampleDocument(new Stream(6, "document"));
     const things = new Set(LANTERN_QUAY.topics.flatMap((t, i) => (i === latents.topic ? [] : t.things)));
     for (const word of sentences.flatMap(tokenize)) expect(things).not.toContain(word);
-    const log = sentences.map((s) => grammar.joint(s)).map(([a, b]) => Math.log(b / a));
+    const log = sentences.map((s) => grammar.joint(s, "UTTERANCE")).map(([a, b]) => Math.log(b / a));
     expect(Math.sign(log.reduce((a, b) => a + b, 0))).toBe(latents.mood === 1 ? 1 : -1);
   });
 });

@@ -10,7 +10,8 @@ import { bayesOptimal } from "./bayes.ts";
 import { Grammar, LABELS, type Labelled } from "./grammar.ts";
 import { buildVocabulary } from "./vocabulary.ts";
 
-export const SEED = 1;
+/** Of 1 to 4 the one whose drawn labels are the most typical: the best possible scores on them as it does on average. */
+export const SEED = 3;
 export const TRAIN = 64;
 export const DEV = 400;
 export const DOCUMENTS = 50_000;
@@ -30,7 +31,7 @@ export function modelConfig(vocabularySize: number) {
     attention_probs_dropout_prob: 0.1,
     max_position_embeddings: 64,
     type_vocab_size: 2,
-    initializer_range: 0.02,
+    initializer_range: 0.12, // about 1/√64; BERT's 0.02 is for 768 channels
     layer_norm_eps: 1e-12,
     pad_token_id: 0,
     position_embedding_type: "absolute",

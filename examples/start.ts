@@ -19,7 +19,7 @@ import { Grammar } from "./default/grammar.ts";
 const folder = fileURLToPath(new URL("default", import.meta.url));
 const MODEL = `${folder}/model`;
 const SEED = 1;
-const TAU = { encoder: 30, head: 1 };
+const TAU = { encoder: 300, head: 1 };
 const EPOCHS = 25;
 const LEARNING_RATE = { lr: 5e-4, headLr: 5e-3 };
 
@@ -130,7 +130,7 @@ ${plot(shares, { width: 80, height: 10 })}
 Try next, with your own table (columns sentence and label, separated by a tab):
     npx priorwork finetune --model examples/default/model --train examples/default/train.tsv --dev examples/default/dev.tsv \\
         --prior-precision encoder=${TAU.encoder},head=${TAU.head} --epochs ${EPOCHS} --lr ${LEARNING_RATE.lr} --head-lr ${LEARNING_RATE.headLr} --out runs/first
-    npx priorwork predict --run runs/first --text "The lanterns are hardly dull, and the baker hums."
+    npx priorwork predict --run runs/first --text "The oven is hardly dull, and the baker hums."
     npx priorwork doctor
 ${((performance.now() - began) / 1000).toFixed(0)} seconds in all on ${engine.gpu.adapter.name}.`);
 engine.close();

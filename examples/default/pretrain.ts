@@ -38,7 +38,16 @@ export async function pretrain({ documents, folder, epochs, batch, lr, seed }: P
   const target = logPosterior(model, prior, { N: source.length });
   const steps = Math.ceil(source.length / batch) * epochs;
   let sum = 0;
-  for await (const { step, nll } of fit(target, source, { optimizer: adam({ lr }), epochs, batch, seed, clip: 1 })) {
+  // No dropout here: 64 channels have no capacity to spare, and no document is seen twice.
+  for await (const { step, nll } of fit(target, source, {
+    optimizer: adam({ lr }),
+    epochs,
+    batch,
+    seed,
+    clip: 1,
+    warmup: 0.04,
+    dropout: false,
+  })) {
     sum += nll;
     if (step % 100 !== 0 && step !== steps) continue;
     console.log(`step ${step} of ${steps}: MLM + NSP ${(sum / (step % 100 || 100)).toFixed(3)} nats`);

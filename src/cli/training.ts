@@ -3,9 +3,11 @@
  * the ends of epochs and when interrupted, and going on from one. What is computed is the trainer's business (src/train);
  * nothing here changes a number.
  */
+
 import { join } from "node:path";
 import { isObject, type JsonObject, parseJson } from "../data/json.ts";
 import { DivergedError, InputError, InterruptedError } from "../errors.ts";
+import type { PoolStats } from "../gpu/index.ts";
 import {
   type FitOptions,
   type LogPosterior,
@@ -126,6 +128,7 @@ export class Training<B> {
       let bar = out.progress("training", trainer.steps);
       for await (const report of trainer.run()) {
         log.add(lineOf(report));
+        if (out.io.env.DEBUG) out.note(stepSummary(report, trainer.target.model.engine.gpu.stats));
         onStep(report);
         bar.update(report.step, barText(report));
         // Another step is on its way unless this one was settled.
@@ -253,4 +256,16 @@ function parseJourney(bytes: Uint8Array, name: string): Journey {
     throw new InputError(`${name}: not what a checkpoint holds. Remove this checkpoint and resume.`);
   }
   return { seconds, evaluations: evaluations as DevMetrics[], pending: (pending ?? null) as Journey["pending"] };
+}
+
+/** DEBUG=1: what a step was made of, and what is alive on the device after it. */
+function stepSummary(
+  { step, dispatches, nll, gradNorm, tokensPerSecond }: StepReport,
+  memory: Readonly<PoolStats>,
+): string {
+  const mb = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+  return (
+    `step ${step}: ${dispatches} dispatches, nll ${nll.toFixed(4)}, gradient ${gradNorm.toPrecision(3)}, ${tokensPerSecond.toFixed(0)} tokens/s; ` +
+    `${memory.liveBuffers} live buffers of ${mb(memory.liveBytes)} (peak ${mb(memory.peakLiveBytes)}), ${mb(memory.idleBytes)} idle`
+  );
 }

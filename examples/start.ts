@@ -20,7 +20,7 @@ const folder = fileURLToPath(new URL("default", import.meta.url));
 const MODEL = `${folder}/model`;
 const SEED = 1;
 const TAU = { encoder: 300, head: 1 };
-const EPOCHS = 25;
+const EPOCHS = 14;
 const LEARNING_RATE = { lr: 5e-4, headLr: 5e-3 };
 
 /** How each method sets τ, and how many members predict. */
@@ -29,7 +29,7 @@ const METHODS = [
   { name: "frozen encoder", encoder: Number.POSITIVE_INFINITY, head: TAU.head, members: 1 },
   { name: "MLE", encoder: 0, head: 0, members: 1 },
   { name: "MAP", ...TAU, members: 1 },
-  { name: "MAP, 20 members", ...TAU, members: 20 },
+  { name: "MAP, 6 members", ...TAU, members: 6 },
 ];
 
 const began = performance.now();
@@ -41,7 +41,8 @@ const { labels, ids } = labelSet([train, dev]);
 const examplesOf = ({ texts }: typeof train, of: ArrayLike<number>): Example[] =>
   texts.map((text, i) => ({ ...tokenizer.encode(text), label: of[i] as number }));
 const trainExamples = examplesOf(train, ids[0] as Uint32Array);
-const devExamples = examplesOf(dev, ids[1] as Uint32Array);
+// The first 300 of the 400: a software adapter is to be done within two minutes.
+const devExamples = examplesOf(dev, ids[1] as Uint32Array).slice(0, 300);
 
 console.log(`
 priorwork: fine-tuning as Bayesian inference.  log p(θ|X) = log p(X|θ) + log p(θ) − log p(X)
@@ -56,7 +57,7 @@ and is asked about ${devExamples.length} others.
 `);
 
 const grammar = new Grammar();
-const exact = dev.texts.map((text) => grammar.exactPosterior(text));
+const exact = dev.texts.slice(0, devExamples.length).map((text) => grammar.exactPosterior(text));
 const rows: string[][] = [];
 let shares: [number, number][] = [];
 for (const method of METHODS) {

@@ -25,10 +25,12 @@ async function features(readout: string | Readout, sequences: (typeof a)[]): Pro
   const model = await BertForSequenceClassification.load(engine, tinyCheckpoint({ layers: LAYERS, hidden: C }), {
     readout,
   });
-  const { read } = engine.step(() => engine.noGrad(() => ({ read: model.features(packBatch(sequences)).read() })));
-  const result = await read;
-  model.dispose();
-  return result;
+  try {
+    const { read } = engine.step(() => engine.noGrad(() => ({ read: model.features(packBatch(sequences)).read() })));
+    return await read;
+  } finally {
+    model.dispose();
+  }
 }
 
 describe("readouts", () => {

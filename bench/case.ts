@@ -10,11 +10,11 @@ export interface BenchCase {
   /** Records the work on the GPU once, or does and awaits it; the runner waits for the GPU after it. */
   run(): void | Promise<void>;
   /** Frees what the case holds. */
-  dispose?(): void;
+  dispose?(): void | Promise<void>;
   /** Floating-point operations of one run, a multiply-add counting two. */
   flops?: number;
   /** Least bytes that one run must move. */
   bytes?: number;
-  /** Further numbers of the row, filled after the runs. */
-  extra?: Record<string, number>;
+  /** Cases with the same word here are compared with each other: they run in turn, a round each. */
+  turn?: string;
 }

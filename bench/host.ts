@@ -31,6 +31,7 @@ export function hostCases(gpu: Gpu): BenchCase[] {
   return [
     {
       name: "host.dispatch",
+      turn: "host",
       shape: { dispatches: DISPATCHES },
       run: () => {
         for (let i = 0; i < DISPATCHES; i++) one();
@@ -38,6 +39,7 @@ export function hostCases(gpu: Gpu): BenchCase[] {
     },
     {
       name: "host.dispatch.rawDawn",
+      turn: "host",
       shape: { dispatches: DISPATCHES },
       run: async () => {
         raw ??= setUp();

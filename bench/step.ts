@@ -1,7 +1,7 @@
 /**
  * @file Whole training steps of a MiniLM-shaped BERT (6 layers × 384, 22.7 M parameters, seeded weights): forward,
  * backward, the terms of the log-posterior and Adam, by MLE and by MAP, at 1,024 tokens and at SST-2's 213. The prior's
- * cost is the difference between the two, and the rows stand side by side so that anybody can take it.
+ * cost is the difference between the two, which therefore run in turn.
  */
 import { Engine } from "../src/autograd/index.ts";
 import type { Example } from "../src/data/batches.ts";
@@ -55,6 +55,7 @@ export async function stepCases(gpu: Gpu): Promise<BenchCase[]> {
     ] as const) {
       cases.push({
         name: `step.${objective}`,
+        turn: tokens,
         shape: { tokens: Number(tokens), sequences: lengths.length },
         // 6 multiply-adds' worth of flops per weight and token (forward 2, backward 4), without attention's T².
         flops: 6 * 6 * (4 * 384 * 384 + 2 * 384 * 1536) * Number(tokens),
@@ -102,8 +103,8 @@ function trainer(
       }
       await steps.next();
     },
-    dispose() {
-      void steps?.return();
+    async dispose() {
+      await steps?.return();
       free();
     },
   };

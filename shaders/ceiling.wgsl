@@ -22,12 +22,20 @@ fn multiply_add(@builtin(global_invocation_id) id: vec3u) {
   destination[id.x] = a + b + c;
 }
 
-// Sixteen vec4 a thread, neighbours side by side: on software adapters the cost is per thread.
+// Four vec4 a thread, for software adapters, where the cost is per thread: each thread's own stand together.
 @compute @workgroup_size(64)
 fn copy(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let base = (wid.x + wid.y * groups.x) * 1024u + t;
-  for (var i = 0u; i < 16u; i++) {
-    let at = base + i * 64u;
-    if (at < p.count) { destination[at] = source[at]; }
-  }
+  let at = ((wid.x + wid.y * groups.x) * 64u + t) * 4u;
+  if (at + 3u >= p.count) { return; }
+  let a = source[at]; let b = source[at + 1u]; let c = source[at + 2u]; let d = source[at + 3u];
+  destination[at] = a; destination[at + 1u] = b; destination[at + 2u] = c; destination[at + 3u] = d;
+}
+
+// The same, for GPUs: what neighbouring threads touch at the same time stands together.
+@compute @workgroup_size(64)
+fn copy_coalesced(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let at = (wid.x + wid.y * groups.x) * 256u + t;
+  if (at + 192u >= p.count) { return; }
+  let a = source[at]; let b = source[at + 64u]; let c = source[at + 128u]; let d = source[at + 192u];
+  destination[at] = a; destination[at + 64u] = b; destination[at + 128u] = c; destination[at + 192u] = d;
 }

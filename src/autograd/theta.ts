@@ -141,10 +141,11 @@ export class Theta {
     return array;
   }
 
-  /** Gives a vector made by `vector` back. */
+  /** Gives a vector made by `vector` back; nothing if θ's disposal has done so already. */
   release(vector: NdArray): void {
     const at = this.#vectors.indexOf(vector);
-    if (at >= 0) this.#vectors.splice(at, 1);
+    if (at < 0) return;
+    this.#vectors.splice(at, 1);
     this.engine.gpu.release(vector.buffer);
   }
 

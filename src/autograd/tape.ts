@@ -11,7 +11,7 @@ import type { Tensor } from "./tensor.ts";
 
 /** Where a rule puts the gradient of one input. */
 export interface Sink {
-  /** False when nothing upstream wants this gradient: the rule may skip its work. */
+  /** False when no parameter below wants this gradient: the rule may skip its work. */
   readonly needed: boolean;
   /** Where a kernel should write the contribution, for slices of θ; undefined means a fresh array. */
   into(): Into | undefined;

@@ -6,12 +6,12 @@
 // Finite is judged by exponent bits (WGSL may assume no NaN); the verdict is sticky: nothing here clears it.
 
 struct P {
-  count: u32,   // partials: floats (a multiple of 4); fold, finish: partial sums
-  first: u32,   // partials: where this window's partial sums begin; finish: the stretch's row
-  begins: u32,  // finish: 1 for the first stretch
-  ends: u32,    // finish: 1 for the last stretch
-  scale: f32,   // s = τ/N
-  clip: f32,    // 0 = no clipping
+  count: u32,       // partials: floats (a multiple of 4); fold, finish: partial sums
+  first: u32,       // partials: where this window's partial sums begin; finish: the stretch's row
+  begins: u32,      // finish: 1 for the first stretch
+  ends: u32,        // finish: 1 for the last stretch
+  priorScale: f32,  // s = τ/N
+  clip: f32,        // 0 = no clipping
 }
 var<immediate> p: P;
 
@@ -98,7 +98,7 @@ fn finish(@builtin(local_invocation_index) t: u32) {
   if (sum.w > 0.0) { status[0] |= 1u; }
   var square = sum.x;
   // A flat prior has no say, not even by 0 · ∞.
-  if (p.scale != 0.0) { square += p.scale * (2.0 * sum.z + p.scale * sum.y); }
+  if (p.priorScale != 0.0) { square += p.priorScale * (2.0 * sum.z + p.priorScale * sum.y); }
   if (p.begins == 0u) { square += bitcast<f32>(status[3]); }
   status[3] = bitcast<u32>(square);
   if (p.ends == 0u) { return; }

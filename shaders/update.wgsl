@@ -7,15 +7,15 @@
 // the step counter status[2], which is how the host learns that an update happened. Padding has g = θ = μ = 0 and stays 0.
 
 struct P {
-  count: u32,       // floats, a multiple of 4
-  step: u32,        // for status[2]; 0: another window follows, do not write it
-  scale: f32,       // s
-  decay: f32,       // lr·w
-  rate: f32,        // adam: lr/(1 − β₁ᵗ); sgd: lr
-  keep: f32,        // adam: β₂; sgd: momentum
-  takeFirst: f32,   // adam: 1 − β₁
-  takeSecond: f32,  // adam: 1 − β₂
-  correct: f32,     // adam: (1 − β₂ᵗ)^−½
+  count: u32,            // floats, a multiple of 4
+  step: u32,             // for status[2]; 0: another window follows, do not write it
+  priorScale: f32,       // s
+  lrDecay: f32,          // lr·w
+  rate: f32,             // adam: lr/(1 − β₁ᵗ); sgd: lr
+  beta: f32,             // adam: β₂; sgd: momentum
+  oneMinusBeta1: f32,    // adam
+  oneMinusBeta2: f32,    // adam
+  biasCorrection2: f32,  // adam: (1 − β₂ᵗ)^−½
   eps: f32,
 }
 var<immediate> p: P;
@@ -39,12 +39,12 @@ fn adam(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3
     if (at >= p.count / 4u) { break; }
     let old = theta[at];
     let d = old - mu[at];
-    let g = clip * (grad[at] + p.scale * d);
-    let first = m[at] + p.takeFirst * (g - m[at]);
-    let second = p.keep * v[at] + p.takeSecond * (g * g);
+    let g = clip * (grad[at] + p.priorScale * d);
+    let first = m[at] + p.oneMinusBeta1 * (g - m[at]);
+    let second = p.beta * v[at] + p.oneMinusBeta2 * (g * g);
     m[at] = first;
     v[at] = second;
-    theta[at] = old - p.decay * d - p.rate * (first / (sqrt(second) * p.correct + p.eps));
+    theta[at] = old - p.lrDecay * d - p.rate * (first / (sqrt(second) * p.biasCorrection2 + p.eps));
   }
   if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
 }
@@ -59,8 +59,8 @@ fn sgd(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u
     if (at >= p.count / 4u) { break; }
     let old = theta[at];
     let d = old - mu[at];
-    let g = clip * (grad[at] + p.scale * d);
-    theta[at] = old - p.decay * d - p.rate * g;
+    let g = clip * (grad[at] + p.priorScale * d);
+    theta[at] = old - p.lrDecay * d - p.rate * g;
   }
   if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
 }
@@ -75,9 +75,10 @@ fn sgdMomentum(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
     if (at >= p.count / 4u) { break; }
     let old = theta[at];
     let d = old - mu[at];
-    let u = p.keep * m[at] + clip * (grad[at] + p.scale * d);
+    let g = clip * (grad[at] + p.priorScale * d);
+    let u = p.beta * m[at] + g;
     m[at] = u;
-    theta[at] = old - p.decay * d - p.rate * u;
+    theta[at] = old - p.lrDecay * d - p.rate * u;
   }
   if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
 }

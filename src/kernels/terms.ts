@@ -8,7 +8,7 @@ import { empty, fromHost, type NdArray } from "./array.ts";
 import { FINISH, FOLD, partials, slice, windows } from "./windows.ts";
 
 /** A stretch of the parameter vector with one prior and one learning rate; frozen groups (τ = ∞) are in none. */
-export interface Run {
+export interface Stretch {
   /** First element, a multiple of 64. */
   readonly offset: number;
   /** Elements, a multiple of 64. */
@@ -53,24 +53,24 @@ export function createStatus(gpu: Gpu): NdArray {
 }
 
 /**
- * [R, 4], a row a run: Σg², ΣΔ², Σg·Δ, 0, with Δ = θ − μ. Sets status[1] = min(1, clip/‖∇J‖) over all runs, and
+ * [R, 4], a row a stretch: Σg², ΣΔ², Σg·Δ, 0, with Δ = θ − μ. Sets status[1] = min(1, clip/‖∇J‖) over all stretches, and
  * status[0] |= 1 where some g, or the norm, is not finite.
  */
 export function vectorTerms(
   gpu: Gpu,
   vectors: TermVectors,
-  runs: readonly Run[],
+  stretches: readonly Stretch[],
   status: NdArray,
   { clip, window }: TermOptions = {},
 ): NdArray {
   const op = "vectorTerms";
-  expectRuns(op, vectors, runs);
+  expectStretches(op, vectors, stretches);
   if (clip !== undefined && !(clip > 0 && Number.isFinite(clip)))
     throw new RangeError(`${op}: clip ${clip} is not > 0`);
   const { theta, grad, mu } = vectors;
-  const terms = empty(gpu, [runs.length, 4], "f32", op);
-  runs.forEach((run, row) => {
-    const pieces = windows(gpu, run.offset, run.length, window);
+  const terms = empty(gpu, [stretches.length, 4], "f32", op);
+  stretches.forEach((stretch, row) => {
+    const pieces = windows(gpu, stretch.offset, stretch.length, window);
     let count = pieces.reduce((n, piece) => n + partials(piece.length), 0);
     let parts = empty(gpu, [count, 4], "f32", op);
     let first = 0;
@@ -99,7 +99,14 @@ export function vectorTerms(
       shader: "terms",
       entry: "finish",
       bindings: [parts, terms, status],
-      params: [count, row, row === 0 ? 1 : 0, row === runs.length - 1 ? 1 : 0, f32(run.priorScale), f32(clip ?? 0)],
+      params: [
+        count,
+        row,
+        row === 0 ? 1 : 0,
+        row === stretches.length - 1 ? 1 : 0,
+        f32(stretch.priorScale),
+        f32(clip ?? 0),
+      ],
       grid: [1, 1, 1],
     });
     gpu.release(parts.buffer);
@@ -107,8 +114,8 @@ export function vectorTerms(
   return terms;
 }
 
-/** Throws RangeError where the vectors differ in length or a run is not a stretch of them. */
-export function expectRuns(op: string, vectors: object, runs: readonly Run[]): void {
+/** Throws RangeError where the vectors differ in length or a stretch is not within them. */
+export function expectStretches(op: string, vectors: object, stretches: readonly Stretch[]): void {
   const entries = Object.entries(vectors).filter((e): e is [string, NdArray] => e[1] !== undefined);
   const length = entries[0]?.[1].size ?? 0;
   for (const [name, v] of entries) {
@@ -116,18 +123,20 @@ export function expectRuns(op: string, vectors: object, runs: readonly Run[]): v
       throw new RangeError(`${op}: ${name} has ${v.size} elements; all vectors have one length, a multiple of 64`);
     }
   }
-  for (const { offset, length: n, priorScale } of runs) {
+  for (const { offset, length: n, priorScale } of stretches) {
     if (offset < 0 || offset % 64 !== 0 || n < 64 || n % 64 !== 0 || offset + n > length) {
-      throw new RangeError(`${op}: run ${offset} + ${n} is not a stretch of ${length} elements in multiples of 64`);
+      throw new RangeError(`${op}: stretch ${offset} + ${n} is not within ${length} elements in multiples of 64`);
     }
     if (!(priorScale >= 0 && Number.isFinite(Math.fround(priorScale)))) {
-      throw new RangeError(`${op}: prior scale τ/N = ${priorScale}; expected 0 ≤ τ/N < ∞ (a frozen group has no run)`);
+      throw new RangeError(
+        `${op}: prior scale τ/N = ${priorScale}; expected 0 ≤ τ/N < ∞ (a frozen group is in no stretch)`,
+      );
     }
   }
 }
 
 export interface TermsReference {
-  /** Per run: Σg², ΣΔ², Σg·Δ. */
+  /** Per stretch: Σg², ΣΔ², Σg·Δ. */
   rows: [number, number, number][];
   /** ‖∇J‖. */
   norm: number;
@@ -137,11 +146,11 @@ export interface TermsReference {
 /** The definitions, in float64. */
 export function vectorTermsReference(
   { theta, grad, mu }: { theta: ArrayLike<number>; grad: ArrayLike<number>; mu: ArrayLike<number> },
-  runs: readonly Run[],
+  stretches: readonly Stretch[],
   clip?: number,
 ): TermsReference {
   let square = 0;
-  const rows = runs.map(({ offset, length, priorScale }): [number, number, number] => {
+  const rows = stretches.map(({ offset, length, priorScale }): [number, number, number] => {
     let gg = 0;
     let dd = 0;
     let gd = 0;

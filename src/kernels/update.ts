@@ -5,7 +5,7 @@
  */
 import { f32, type Gpu, grid } from "../gpu/index.ts";
 import type { NdArray } from "./array.ts";
-import { expectRuns, type Run, type TermVectors } from "./terms.ts";
+import { expectStretches, type Stretch, type TermVectors } from "./terms.ts";
 import { slice, windows } from "./windows.ts";
 
 /** vec4 per thread, as in shaders/update.wgsl. */
@@ -26,28 +26,38 @@ export interface AdamOptions {
   eps: number;
   /** Counted from 1, for the bias correction; written to status[2] when the update runs. */
   step: number;
-  /** AdamW's decoupled decay w, towards μ: θ −= lr·w·(θ − μ). 0 for Adam. It is not a prior (mathematics: it stops where the optimiser's scaling says). */
+  /**
+   * AdamW's decoupled decay w, towards μ: θ −= lr·w·(θ − μ). 0 for Adam. It is not a prior: it stops where ∇NLLᵢ = −w(√v̂ᵢ + ε)Δᵢ, an
+   * effective precision that the gradient's noise decides.
+   */
   decay: number;
   /** Bytes bound at once; tests lower it. */
   window?: number | undefined;
 }
 
 /**
- * θ ← θ − lr·w·(θ − μ) − lr·m̂/(√v̂ + ε) on one run, with ĝ = clipFactor·(g + s·(θ − μ)) in the moments (Kingma and Ba,
+ * θ ← θ − lr·w·(θ − μ) − lr·m̂/(√v̂ + ε) on one stretch, with ĝ = clipFactor·(g + s·(θ − μ)) in the moments (Kingma and Ba,
  * "Adam", 2015; Loshchilov and Hutter, "Decoupled weight decay", 2019; rounding order as PyTorch's).
  */
-export function adamUpdate(gpu: Gpu, vectors: AdamVectors, run: Run, status: NdArray, options: AdamOptions): void {
+export function adamUpdate(
+  gpu: Gpu,
+  vectors: AdamVectors,
+  stretch: Stretch,
+  status: NdArray,
+  options: AdamOptions,
+): void {
   const { lr, beta1, beta2, eps, step, decay } = options;
   const op = "adamUpdate";
-  expectRuns(op, vectors, [run]);
+  expectStretches(op, vectors, [stretch]);
   expectStep(op, step);
   if (!(Math.fround(eps) > 0)) throw new RangeError(`${op}: eps ${eps} is not > 0; a gradient of 0 would give 0/0`);
   const { theta, grad, mu, m, v } = vectors;
   // In float64: 1 − 0.999ᵗ has three digits less in float32.
   const rate = lr / (1 - beta1 ** step);
-  const correct = 1 / Math.sqrt(1 - beta2 ** step);
-  const words = [run.priorScale, lr * decay, rate, beta2, 1 - beta1, 1 - beta2, correct, eps].map(f32);
-  launch(gpu, op, "adam", [grad, mu, theta, m, v], run, status, step, words, options.window);
+  const biasCorrection2 = 1 / Math.sqrt(1 - beta2 ** step);
+  const { priorScale } = stretch;
+  const words = [priorScale, lr * decay, rate, beta2, 1 - beta1, 1 - beta2, biasCorrection2, eps].map(f32);
+  launch(gpu, op, "adam", [grad, mu, theta, m, v], stretch, status, step, words, options.window);
 }
 
 export interface SgdVectors extends TermVectors {
@@ -65,17 +75,17 @@ export interface SgdOptions {
   window?: number | undefined;
 }
 
-/** u ← momentum·u + ĝ, θ ← θ − lr·w·(θ − μ) − lr·u on one run, with ĝ as in adamUpdate. */
-export function sgdUpdate(gpu: Gpu, vectors: SgdVectors, run: Run, status: NdArray, options: SgdOptions): void {
+/** u ← momentum·u + ĝ, θ ← θ − lr·w·(θ − μ) − lr·u on one stretch, with ĝ as in adamUpdate. */
+export function sgdUpdate(gpu: Gpu, vectors: SgdVectors, stretch: Stretch, status: NdArray, options: SgdOptions): void {
   const { lr, momentum, step, decay } = options;
   const op = "sgdUpdate";
-  expectRuns(op, vectors, [run]);
+  expectStretches(op, vectors, [stretch]);
   expectStep(op, step);
   const { theta, grad, mu, momentum: u } = vectors;
   if (momentum !== 0 && !u) throw new RangeError(`${op}: momentum ${momentum} needs a momentum vector`);
-  const words = [run.priorScale, lr * decay, lr, momentum, 0, 0, 0, 0].map(f32);
-  if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], run, status, step, words, options.window);
-  else launch(gpu, op, "sgd", [grad, mu, theta], run, status, step, words, options.window);
+  const words = [stretch.priorScale, lr * decay, lr, momentum, 0, 0, 0, 0].map(f32);
+  if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], stretch, status, step, words, options.window);
+  else launch(gpu, op, "sgd", [grad, mu, theta], stretch, status, step, words, options.window);
 }
 
 function expectStep(op: string, step: number): void {
@@ -87,13 +97,13 @@ function launch(
   op: string,
   entry: string,
   vectors: NdArray[],
-  run: Run,
+  stretch: Stretch,
   status: NdArray,
   step: number,
   words: number[],
   window: number | undefined,
 ): void {
-  const pieces = windows(gpu, run.offset, run.length, window);
+  const pieces = windows(gpu, stretch.offset, stretch.length, window);
   pieces.forEach((piece, i) => {
     gpu.dispatch({
       op,
@@ -111,14 +121,14 @@ export function adamReference(
   state: { theta: Float64Array; m: Float64Array; v: Float64Array },
   grad: ArrayLike<number>,
   mu: ArrayLike<number>,
-  run: Run,
+  stretch: Stretch,
   clipFactor: number,
   { lr, beta1, beta2, eps, step, decay }: AdamOptions,
 ): void {
   const { theta, m, v } = state;
-  for (let i = run.offset; i < run.offset + run.length; i++) {
+  for (let i = stretch.offset; i < stretch.offset + stretch.length; i++) {
     const delta = (theta[i] ?? 0) - (mu[i] ?? 0);
-    const g = clipFactor * ((grad[i] ?? 0) + run.priorScale * delta);
+    const g = clipFactor * ((grad[i] ?? 0) + stretch.priorScale * delta);
     const first = beta1 * (m[i] ?? 0) + (1 - beta1) * g;
     const second = beta2 * (v[i] ?? 0) + (1 - beta2) * g * g;
     const firstHat = first / (1 - beta1 ** step);
@@ -134,13 +144,13 @@ export function sgdReference(
   state: { theta: Float64Array; momentum: Float64Array },
   grad: ArrayLike<number>,
   mu: ArrayLike<number>,
-  run: Run,
+  stretch: Stretch,
   clipFactor: number,
   { lr, momentum, decay }: SgdOptions,
 ): void {
-  for (let i = run.offset; i < run.offset + run.length; i++) {
+  for (let i = stretch.offset; i < stretch.offset + stretch.length; i++) {
     const delta = (state.theta[i] ?? 0) - (mu[i] ?? 0);
-    const g = clipFactor * ((grad[i] ?? 0) + run.priorScale * delta);
+    const g = clipFactor * ((grad[i] ?? 0) + stretch.priorScale * delta);
     const u = momentum * (state.momentum[i] ?? 0) + g;
     state.momentum[i] = u;
     state.theta[i] = (state.theta[i] ?? 0) - lr * decay * delta - lr * u;

@@ -1,13 +1,13 @@
 /**
  * @file The objective, and the only place where its scale is decided:
- *   J(θ) = −(1/N) [log P(X|θ) + log p(θ)] = mean NLL + (1/2N) Σ_g τ_g ‖θ_g − μ_g‖²   (up to a constant)
+ *   J(θ) = −(1/N) [log p(X|θ) + log p(θ)] = mean NLL + (1/2N) Σ_g τ_g ‖θ_g − μ_g‖²   (up to a constant)
  * One rule for N everywhere: a batch's NLL is a mean, the prior is divided by N. A batch's NLL term is its sum divided by
  * the *average* batch size, so that the mean over an epoch is the full-batch value also when the last batch is short.
  * The NLL's gradient comes from the tape; the prior's, (τ/N)(θ − μ), is added inside the optimiser's kernel.
  */
 import { type Engine, ops, type Tensor, type Theta } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
-import type { Run } from "../kernels/index.ts";
+import type { Stretch as VectorStretch } from "../kernels/index.ts";
 import type { DropoutKeys } from "../model/bert.ts";
 import type { Prior } from "./prior.ts";
 
@@ -27,7 +27,7 @@ export interface LogPosterior<B> {
 }
 
 /**
- * log P(X|θ) + log p(θ) for a model and its prior. `N` is the number of likelihood terms in the data, and explicit: it
+ * log p(X|θ) + log p(θ) for a model and its prior. `N` is the number of likelihood terms in the data, and explicit: it
  * decides how strong the prior is. Throws InputError unless N is a whole number ≥ 1.
  */
 export function logPosterior<B>(model: Likelihood<B>, prior: Prior, { N }: { N: number }): LogPosterior<B> {
@@ -53,7 +53,7 @@ export function backward<B>(target: LogPosterior<B>, batch: B, average: number, 
 }
 
 /** A stretch of θ with one precision and one learning rate: the unit of the optimiser's work. */
-export interface Stretch extends Run {
+export interface Stretch extends VectorStretch {
   /** τ */
   readonly precision: number;
   readonly lr: number;
@@ -67,7 +67,7 @@ export interface Terms {
   nll: number;
   /** −½ Σ_g τ_g ‖θ_g − μ_g‖² over the groups with 0 < τ < ∞, nats, without its constant. */
   logPrior: number;
-  /** −N·nll + logPrior: log P(X|θ) + log p(θ), with this batch's NLL standing for the data's. */
+  /** −N·nll + logPrior: log p(X|θ) + log p(θ), with this batch's NLL standing for the data's. */
   logJoint: number;
   /** ‖∇J‖ before clipping. */
   gradNorm: number;

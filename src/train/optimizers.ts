@@ -6,7 +6,7 @@
 import { type Slice, valueFor } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import type { Gpu } from "../gpu/index.ts";
-import { adamUpdate, type NdArray, type Run, sgdUpdate } from "../kernels/index.ts";
+import { adamUpdate, type NdArray, type Stretch, sgdUpdate } from "../kernels/index.ts";
 
 export interface UpdateContext {
   readonly gpu: Gpu;
@@ -36,7 +36,7 @@ export interface Optimizer {
   /** Learning rate of a slice before the schedule. */
   lrOf(slice: Slice): number;
   /** One step (counted from 1) of one stretch, at learning rate `lr`. */
-  update(context: UpdateContext, run: Run, lr: number, step: number): void;
+  update(context: UpdateContext, stretch: Stretch, lr: number, step: number): void;
 }
 
 export interface LearningRates {
@@ -97,16 +97,16 @@ function adamFamily(
     groups: Object.keys(byGroup(rates)),
     facts: { optimizer: name, ...rateFacts(rates), beta1, beta2, eps, decay, ...(decay > 0 ? { towards } : {}) },
     lrOf: rateOf(rates),
-    update({ gpu, theta, grad, mu, status, state, zeros }, run, lr, step) {
+    update({ gpu, theta, grad, mu, status, state, zeros }, stretch, lr, step) {
       if (decay > 0 && towards === "zero") {
         // The update kernel decays towards the μ it is given; with g = μ = 0 nothing but the decay is left of it.
         const nothing = zeros();
-        const flat = { offset: run.offset, length: run.length, priorScale: 0 };
+        const flat = { offset: stretch.offset, length: stretch.length, priorScale: 0 };
         sgdUpdate(gpu, { theta, grad: nothing, mu: nothing }, flat, status, { lr, momentum: 0, step, decay });
       }
       const vectors = { theta, grad, mu, m: state("m"), v: state("v") };
       const within = towards === "mean" ? decay : 0;
-      adamUpdate(gpu, vectors, run, status, { lr, beta1, beta2, eps, step, decay: within });
+      adamUpdate(gpu, vectors, stretch, status, { lr, beta1, beta2, eps, step, decay: within });
     },
   };
 }
@@ -127,9 +127,9 @@ export function sgd({ momentum = 0, ...rates }: SgdSettings): Optimizer {
     groups: Object.keys(byGroup(rates)),
     facts: { optimizer: "sgd", ...rateFacts(rates), momentum },
     lrOf: rateOf(rates),
-    update({ gpu, theta, grad, mu, status, state }, run, lr, step) {
+    update({ gpu, theta, grad, mu, status, state }, stretch, lr, step) {
       const vectors = { theta, grad, mu, ...(momentum > 0 ? { momentum: state("momentum") } : {}) };
-      sgdUpdate(gpu, vectors, run, status, { lr, momentum, step, decay: 0 });
+      sgdUpdate(gpu, vectors, stretch, status, { lr, momentum, step, decay: 0 });
     },
   };
 }

@@ -2,8 +2,8 @@ import { describe, expect, test } from "vitest";
 import { fromHost, type NdArray, readArray, readIndices } from "../../src/kernels/array.ts";
 import {
   createStatus,
-  type Run,
   STATUS,
+  type Stretch,
   type TermOptions,
   vectorTerms,
   vectorTermsReference,
@@ -25,12 +25,12 @@ function vectors(n: number): Host {
 }
 
 /** Terms and status words, as the host sees them. */
-async function terms(host: Host, runs: Run[], options: TermOptions = {}) {
+async function terms(host: Host, stretches: Stretch[], options: TermOptions = {}) {
   const g = gpu();
   const reads = g.scope(() => {
     const on = { theta: fromHost(g, host.theta), grad: fromHost(g, host.grad), mu: fromHost(g, host.mu) };
     const status = createStatus(g);
-    const rows: NdArray = vectorTerms(g, on, runs, status, options);
+    const rows: NdArray = vectorTerms(g, on, stretches, status, options);
     return { rows: readArray(g, rows), status: readIndices(g, status) };
   });
   const status = await reads.status;
@@ -45,7 +45,7 @@ async function terms(host: Host, runs: Run[], options: TermOptions = {}) {
 }
 
 // A workgroup adds 8,192; 524,288 are finished without folding.
-const RUNS: [string, number, Run[]][] = [
+const STRETCHES: [string, number, Stretch[]][] = [
   ["one, all of 64", 64, [{ offset: 0, length: 64, priorScale: 2 }]],
   ["one inside", 320, [{ offset: 128, length: 64, priorScale: 0.5 }]],
   [
@@ -67,25 +67,25 @@ const RUNS: [string, number, Run[]][] = [
   ],
 ];
 
-for (const [name, n, runs] of RUNS) {
+for (const [name, n, stretches] of STRETCHES) {
   for (const window of [undefined, 4096 * 4]) {
-    test(`runs: ${name}${window ? ", in windows of 16 KiB" : ""}`, async () => {
+    test(`stretches: ${name}${window ? ", in windows of 16 KiB" : ""}`, async () => {
       const host = vectors(n);
-      const expected = vectorTermsReference(host, runs);
-      const free = await terms(host, runs, { window });
+      const expected = vectorTermsReference(host, stretches);
+      const free = await terms(host, stretches, { window });
       expectClose(free.rows, expected.rows.flatMap((row) => [...row, 0]), { rtol: 2e-6, atol: 2e-6 * Math.sqrt(n) * 1e-3 }); // biome-ignore format: one thought
       expectClose([Math.sqrt(free.square)], [expected.norm], { rtol: 2e-6, atol: 0 });
       expect(free).toMatchObject({ bad: 0, factor: 1, step: 0 });
       const clip = 0.3 * expected.norm;
-      const clipped = await terms(host, runs, { clip, window });
-      expectClose([clipped.factor], [vectorTermsReference(host, runs, clip).factor], { rtol: 2e-6, atol: 0 });
-      expect((await terms(host, runs, { clip: 1.5 * expected.norm, window })).factor).toBe(1);
+      const clipped = await terms(host, stretches, { clip, window });
+      expectClose([clipped.factor], [vectorTermsReference(host, stretches, clip).factor], { rtol: 2e-6, atol: 0 });
+      expect((await terms(host, stretches, { clip: 1.5 * expected.norm, window })).factor).toBe(1);
     });
   }
 }
 
 describe("the verdict", () => {
-  const run = { offset: 0, length: 8256, priorScale: 1 };
+  const stretch = { offset: 0, length: 8256, priorScale: 1 };
   for (const [name, value] of [
     ["NaN", Number.NaN],
     ["+∞", Number.POSITIVE_INFINITY],
@@ -95,7 +95,7 @@ describe("the verdict", () => {
       test(`${name} at ${at} is seen`, async () => {
         const host = vectors(8320);
         host.grad[at] = value;
-        expect((await terms(host, [run])).bad).toBe(1);
+        expect((await terms(host, [stretch])).bad).toBe(1);
       });
     }
   }
@@ -107,17 +107,17 @@ describe("the verdict", () => {
     bad[5000] = Number.NaN;
     const words = await g.scope(() => {
       const [theta, mu, status] = [fromHost(g, host.theta), fromHost(g, host.mu), createStatus(g)];
-      vectorTerms(g, { theta, mu, grad: fromHost(g, bad) }, [run], status);
-      vectorTerms(g, { theta, mu, grad: fromHost(g, host.grad) }, [run], status);
+      vectorTerms(g, { theta, mu, grad: fromHost(g, bad) }, [stretch], status);
+      vectorTerms(g, { theta, mu, grad: fromHost(g, host.grad) }, [stretch], status);
       return { read: readIndices(g, status) };
     }).read;
     expect(words[STATUS.bad]).toBe(1);
   });
 
-  test("what is in no run is not looked at", async () => {
+  test("what is in no stretch is not looked at", async () => {
     const host = vectors(8320);
     host.grad[8300] = Number.NaN;
-    expect((await terms(host, [run])).bad).toBe(0);
+    expect((await terms(host, [stretch])).bad).toBe(0);
   });
 
   test("finite numbers, however large or small, pass one by one, and a norm that overflows does not", async () => {
@@ -125,16 +125,16 @@ describe("the verdict", () => {
     host.grad.fill(0);
     host.grad[9] = 1e-42;
     host.grad[10] = 1.8e19;
-    expect((await terms(host, [run])).bad).toBe(0);
+    expect((await terms(host, [stretch])).bad).toBe(0);
     host.grad[10] = -3e38;
-    expect((await terms(host, [run])).bad).toBe(1);
+    expect((await terms(host, [stretch])).bad).toBe(1);
   });
 
   test("a θ that is not finite is seen through the norm where there is a prior", async () => {
     const host = vectors(8320);
     host.theta[7] = Number.POSITIVE_INFINITY;
-    expect((await terms(host, [run])).bad).toBe(1);
-    expect((await terms(host, [{ ...run, priorScale: 0 }])).bad).toBe(0);
+    expect((await terms(host, [stretch])).bad).toBe(1);
+    expect((await terms(host, [{ ...stretch, priorScale: 0 }])).bad).toBe(0);
   });
 });
 
@@ -152,7 +152,7 @@ test("at a mode, where g = −sΔ, the squared norm is 0 up to rounding and neve
 test("each call begins a new norm", async () => {
   const g = gpu();
   const host = vectors(8320);
-  const runs = [
+  const stretches = [
     { offset: 0, length: 4096, priorScale: 1 },
     { offset: 4096, length: 4160, priorScale: 0 },
   ];
@@ -160,7 +160,7 @@ test("each call begins a new norm", async () => {
     const on = { theta: fromHost(g, host.theta), grad: fromHost(g, host.grad), mu: fromHost(g, host.mu) };
     const status = createStatus(g);
     return [1, 2].map(() => {
-      vectorTerms(g, on, runs, status, { clip: 0.1 });
+      vectorTerms(g, on, stretches, status, { clip: 0.1 });
       return readIndices(g, status);
     });
   });
@@ -169,20 +169,20 @@ test("each call begins a new norm", async () => {
   expect(first?.[STATUS.clipFactor]).toBeGreaterThan(0);
 });
 
-test("a run outside the vector, off the grid, with a negative or infinite precision; unequal vectors", () => {
+test("a stretch outside the vector, off the grid, with a negative or infinite precision; unequal vectors", () => {
   const g = gpu();
   g.scope(() => {
     const v = fromHost(g, new Float32Array(128));
     const status = createStatus(g);
     const all = { theta: v, grad: v, mu: v };
-    const call = (run: Run, vectors = all) => vectorTerms(g, vectors, [run], status);
+    const call = (stretch: Stretch, vectors = all) => vectorTerms(g, vectors, [stretch], status);
     expect(() => call({ offset: 64, length: 128, priorScale: 0 })).toThrow(
-      "vectorTerms: run 64 + 128 is not a stretch of 128",
+      "vectorTerms: stretch 64 + 128 is not within 128",
     );
-    expect(() => call({ offset: 32, length: 64, priorScale: 0 })).toThrow("run 32 + 64");
+    expect(() => call({ offset: 32, length: 64, priorScale: 0 })).toThrow("stretch 32 + 64");
     expect(() => call({ offset: 0, length: 64, priorScale: -1 })).toThrow("prior scale τ/N = -1");
     expect(() => call({ offset: 0, length: 64, priorScale: Number.POSITIVE_INFINITY })).toThrow(
-      "a frozen group has no run",
+      "a frozen group is in no stretch",
     );
     expect(() =>
       call({ offset: 0, length: 64, priorScale: 0 }, { ...all, mu: fromHost(g, new Float32Array(64)) }),

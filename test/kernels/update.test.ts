@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { Gpu } from "../../src/gpu/index.ts";
 import { fromHost, type NdArray, readArray, readIndices } from "../../src/kernels/array.ts";
-import { createStatus, type Run, STATUS, vectorTerms, vectorTermsReference } from "../../src/kernels/terms.ts";
+import { createStatus, STATUS, type Stretch, vectorTerms, vectorTermsReference } from "../../src/kernels/terms.ts";
 import { type AdamOptions, adamReference, adamUpdate, sgdReference, sgdUpdate } from "../../src/kernels/update.ts";
 import { expectClose, gpuForTests, randn } from "./harness.ts";
 
@@ -9,11 +9,11 @@ const gpu = gpuForTests();
 
 const ADAM: AdamOptions = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, step: 1, decay: 0 };
 
-/** Length, runs, and the elements in no run stand for frozen groups. */
-const LAYOUTS: [string, number, Run[]][] = [
+/** Length, stretches, and the elements in none stand for frozen groups. */
+const LAYOUTS: [string, number, Stretch[]][] = [
   ["64 elements", 64, [{ offset: 0, length: 64, priorScale: 0.5 }]],
   [
-    "two runs around a frozen stretch",
+    "two stretches around a frozen one",
     12_544,
     [
       { offset: 64, length: 8256, priorScale: 4 },
@@ -34,7 +34,7 @@ function start(n: number) {
   };
 }
 
-for (const [name, n, runs] of LAYOUTS) {
+for (const [name, n, stretches] of LAYOUTS) {
   for (const [kind, decay, clip, window] of [
     ["Adam", 0, undefined, undefined],
     ["AdamW, clipped, in windows of 4 KiB", 0.1, 0.7, 4096],
@@ -47,16 +47,17 @@ for (const [name, n, runs] of LAYOUTS) {
         const status = createStatus(g);
         for (let step = 1; step <= 10; step++) {
           const grad = fromHost(g, gradients(n, step));
-          vectorTerms(g, { ...on, grad }, runs, status, { clip, window });
-          for (const run of runs) adamUpdate(g, { ...on, grad }, run, status, { ...ADAM, step, decay, window });
+          vectorTerms(g, { ...on, grad }, stretches, status, { clip, window });
+          for (const stretch of stretches)
+            adamUpdate(g, { ...on, grad }, stretch, status, { ...ADAM, step, decay, window });
         }
         return { promise: read(g, { ...on, status }) };
       }).promise;
       for (let step = 1; step <= 10; step++) {
         const grad = gradients(n, step);
-        const { factor } = vectorTermsReference({ theta: twin.theta, grad, mu }, runs, clip);
+        const { factor } = vectorTermsReference({ theta: twin.theta, grad, mu }, stretches, clip);
         if (clip !== undefined && step === 1) expect(factor).toBeLessThan(1);
-        for (const run of runs) adamReference(twin, grad, mu, run, factor, { ...ADAM, step, decay });
+        for (const stretch of stretches) adamReference(twin, grad, mu, stretch, factor, { ...ADAM, step, decay });
       }
       const found = await on;
       // θ moves by lr a step: its error is judged against that, not against θ.
@@ -64,7 +65,7 @@ for (const [name, n, runs] of LAYOUTS) {
       expectClose(found.m, twin.m, { rtol: 1e-5, atol: 1e-7 });
       expectClose(found.v, twin.v, { rtol: 1e-5, atol: 1e-12 });
       expect(found.status[STATUS.step]).toBe(10);
-      const outside = Array.from({ length: n }, (_, i) => i).filter((i) => !runs.some((r) => i >= r.offset && i < r.offset + r.length)); // biome-ignore format: one thought
+      const outside = Array.from({ length: n }, (_, i) => i).filter((i) => !stretches.some((r) => i >= r.offset && i < r.offset + r.length)); // biome-ignore format: one thought
       expect(outside.map((i) => found.theta[i])).toEqual(outside.map((i) => theta[i]));
     });
   }
@@ -83,12 +84,12 @@ describe("Adam", () => {
     const grad = randn(5, 64, 1e-3);
     const mu = new Float32Array(64);
     const theta = randn(6, 64);
-    const run = { offset: 0, length: 64, priorScale: 0.01 };
+    const stretch = { offset: 0, length: 64, priorScale: 0.01 };
     const found = await g.scope(() => {
       const zeros = () => fromHost(g, new Float32Array(64));
       const on = { theta: fromHost(g, theta), mu: fromHost(g, mu), grad: fromHost(g, grad), m: zeros(), v: zeros() };
       const status = createStatus(g);
-      adamUpdate(g, on, run, status, ADAM);
+      adamUpdate(g, on, stretch, status, ADAM);
       return { promise: read(g, { ...on, status }) };
     }).promise;
     const expected = theta.map((value, i) => value - ADAM.lr * Math.sign((grad[i] ?? 0) + 0.01 * value));
@@ -102,7 +103,7 @@ describe("Adam", () => {
     const { theta, mu } = start(n);
     const m = randn(7, n);
     const v = randn(8, n).map(Math.abs);
-    const run = { offset: 0, length: n, priorScale: 1 };
+    const stretch = { offset: 0, length: n, priorScale: 1 };
     const found = await g.scope(() => {
       const on = { theta: fromHost(g, theta), mu: fromHost(g, mu), m: fromHost(g, m), v: fromHost(g, v) };
       const status = createStatus(g);
@@ -110,8 +111,8 @@ describe("Adam", () => {
         const host = gradients(n, step);
         if (step === 1) host[8000] = Number.NaN;
         const grad = fromHost(g, host);
-        vectorTerms(g, { ...on, grad }, [run], status);
-        adamUpdate(g, { ...on, grad }, run, status, { ...ADAM, step });
+        vectorTerms(g, { ...on, grad }, [stretch], status);
+        adamUpdate(g, { ...on, grad }, stretch, status, { ...ADAM, step });
       }
       return { promise: read(g, { ...on, status }) };
     }).promise;
@@ -123,14 +124,14 @@ describe("Adam", () => {
 
   test("padding stays 0 under prior, decay and clipping", async () => {
     const g = gpu();
-    const run = { offset: 0, length: 128, priorScale: 3 };
+    const stretch = { offset: 0, length: 128, priorScale: 3 };
     const padded = (seed: number) => randn(seed, 128).map((value, i) => (i % 64 < 10 ? value : 0));
     const found = await g.scope(() => {
       const zeros = () => fromHost(g, new Float32Array(128));
       const on = { theta: fromHost(g, padded(1)), mu: fromHost(g, padded(2)), grad: fromHost(g, padded(3)), m: zeros(), v: zeros() }; // biome-ignore format: five alike
       const status = createStatus(g);
-      vectorTerms(g, on, [run], status, { clip: 0.1 });
-      adamUpdate(g, on, run, status, { ...ADAM, decay: 0.1 });
+      vectorTerms(g, on, [stretch], status, { clip: 0.1 });
+      adamUpdate(g, on, stretch, status, { ...ADAM, decay: 0.1 });
       return { promise: read(g, { ...on, status }) };
     }).promise;
     for (const array of [found.theta, found.m, found.v]) {
@@ -144,14 +145,14 @@ describe("Adam", () => {
     g.scope(() => {
       const z = () => fromHost(g, new Float32Array(64));
       const on = { theta: z(), grad: z(), mu: z(), m: z(), v: z() };
-      const run = { offset: 0, length: 64, priorScale: 0 };
+      const stretch = { offset: 0, length: 64, priorScale: 0 };
       const status = createStatus(g);
-      expect(() => adamUpdate(g, on, run, status, { ...ADAM, step: 0 })).toThrow(
+      expect(() => adamUpdate(g, on, stretch, status, { ...ADAM, step: 0 })).toThrow(
         "adamUpdate: step 0; steps are counted from 1",
       );
-      expect(() => adamUpdate(g, on, run, status, { ...ADAM, eps: 0 })).toThrow("eps 0 is not > 0");
-      expect(() => adamUpdate(g, on, run, status, { ...ADAM, window: 255 })).toThrow("below one window");
-      expect(() => sgdUpdate(g, on, run, status, { lr: 1, momentum: 0.9, step: 1, decay: 0 })).toThrow(
+      expect(() => adamUpdate(g, on, stretch, status, { ...ADAM, eps: 0 })).toThrow("eps 0 is not > 0");
+      expect(() => adamUpdate(g, on, stretch, status, { ...ADAM, window: 255 })).toThrow("below one window");
+      expect(() => sgdUpdate(g, on, stretch, status, { lr: 1, momentum: 0.9, step: 1, decay: 0 })).toThrow(
         "needs a momentum vector",
       );
     });
@@ -186,9 +187,9 @@ describe("the fixed point on a quadratic", () => {
   test("of SGD is MAP for each τ/N, the MLE at 0", async () => {
     for (const s of [0, 0.8, 5]) {
       const status = createStatus(gpu());
-      const run = { offset: 0, length: n, priorScale: s };
+      const stretch = { offset: 0, length: n, priorScale: s };
       const end = await descend((g, theta, center, grad, step) =>
-        sgdUpdate(g, { theta, mu: center, grad }, run, status, { lr: 0.6 / (1 + s), momentum: 0, step, decay: 0 }),
+        sgdUpdate(g, { theta, mu: center, grad }, stretch, status, { lr: 0.6 / (1 + s), momentum: 0, step, decay: 0 }),
       );
       gpu().release(status.buffer);
       expectClose(end, map(s), { rtol: 1e-5, atol: 1e-5 });
@@ -202,12 +203,12 @@ describe("the fixed point on a quadratic", () => {
       [0, 0.8],
     ] as const) {
       const g = gpu();
-      const run = { offset: 0, length: n, priorScale };
+      const stretch = { offset: 0, length: n, priorScale };
       const [status, m, v] = [createStatus(g), fromHost(g, new Float32Array(n)), fromHost(g, new Float32Array(n))];
       const end = await descend(
         (_, theta, center, grad, step) =>
         // Betas for a noiseless problem, a rate that dies out.
-        adamUpdate(g, { theta, mu: center, grad, m, v }, run, status, { lr: 0.5 * 0.88 ** step, beta1: 0.5, beta2: 0.9, eps: 1e-8, step, decay }), // biome-ignore format: one call
+        adamUpdate(g, { theta, mu: center, grad, m, v }, stretch, status, { lr: 0.5 * 0.88 ** step, beta1: 0.5, beta2: 0.9, eps: 1e-8, step, decay }), // biome-ignore format: one call
       );
       ends.push(end);
       for (const array of [status, m, v]) g.release(array.buffer);
@@ -220,7 +221,7 @@ describe("the fixed point on a quadratic", () => {
 
 test("ten steps of SGD with momentum and decay, and without, follow float64", async () => {
   const g = gpu();
-  const [, n, runs] = LAYOUTS[1] as (typeof LAYOUTS)[number];
+  const [, n, stretches] = LAYOUTS[1] as (typeof LAYOUTS)[number];
   for (const momentum of [0, 0.9]) {
     const { theta, mu } = start(n);
     const twin = { theta: Float64Array.from(theta), momentum: new Float64Array(n) };
@@ -234,15 +235,15 @@ test("ten steps of SGD with momentum and decay, and without, follow float64", as
       const status = createStatus(g);
       for (let step = 1; step <= 10; step++) {
         const grad = fromHost(g, gradients(n, step));
-        vectorTerms(g, { theta: on.theta, mu: on.mu, grad }, runs, status, { clip: 20 });
-        for (const run of runs) sgdUpdate(g, { ...on, grad }, run, status, { ...options, step });
+        vectorTerms(g, { theta: on.theta, mu: on.mu, grad }, stretches, status, { clip: 20 });
+        for (const stretch of stretches) sgdUpdate(g, { ...on, grad }, stretch, status, { ...options, step });
       }
       return { theta: readArray(g, on.theta), status: readIndices(g, status) };
     });
     for (let step = 1; step <= 10; step++) {
       const grad = gradients(n, step);
-      const { factor } = vectorTermsReference({ theta: twin.theta, grad, mu }, runs, 20);
-      for (const run of runs) sgdReference(twin, grad, mu, run, factor, { ...options, step });
+      const { factor } = vectorTermsReference({ theta: twin.theta, grad, mu }, stretches, 20);
+      for (const stretch of stretches) sgdReference(twin, grad, mu, stretch, factor, { ...options, step });
     }
     expectClose(await found.theta, twin.theta, { rtol: 1e-6, atol: 1e-6 });
     expect((await found.status)[STATUS.step]).toBe(10);

@@ -17,26 +17,26 @@ import { memoryBound } from "./elementwise.ts";
 const THETA = 22_713_344;
 
 export function cases(gpu: Gpu, n = THETA): BenchCase[] {
-  const run = { offset: 0, length: n, priorScale: 1e-3 };
+  const stretch = { offset: 0, length: n, priorScale: 1e-3 };
   const vectors = (name: string, passes: number, held: number, body: (arrays: NdArray[], status: NdArray) => unknown) =>
     memoryBound(gpu, name, { P: n }, passes * n, new Array(held).fill([n]), (arrays) =>
       body(arrays, createStatus(gpu)),
     );
   // The inputs have both signs, a second moment too: its roots are NaN, which cost what numbers cost.
-  const adam = { lr: 1e-9, beta1: 0.9, beta2: 0.999, eps: 1e-8, step: 7, decay: 0 };
+  const adam = { lr: 1e-9, beta1: 0.9, beta2: 0.999, eps: 1e-8, step: 7, last: true, decay: 0 };
   return [
     vectors("vectorTerms", 3, 3, ([theta, grad, mu], status) =>
-      vectorTerms(gpu, { theta: theta!, grad: grad!, mu: mu! }, [run], status, { clip: 1 }),
+      vectorTerms(gpu, { theta: theta!, grad: grad!, mu: mu! }, [stretch], status, { clip: 1 }),
     ),
     vectors("adamUpdate", 8, 5, ([theta, grad, mu, m, v], status) =>
-      adamUpdate(gpu, { theta: theta!, grad: grad!, mu: mu!, m: m!, v: v! }, run, status, adam),
+      adamUpdate(gpu, { theta: theta!, grad: grad!, mu: mu!, m: m!, v: v! }, stretch, status, adam),
     ),
     vectors(
       "sgdUpdate",
       6,
       4,
       ([theta, grad, mu, momentum], status) =>
-      sgdUpdate(gpu, { theta: theta!, grad: grad!, mu: mu!, momentum: momentum! }, run, status, { ...adam, momentum: 0.9 }), // biome-ignore format: one call
+      sgdUpdate(gpu, { theta: theta!, grad: grad!, mu: mu!, momentum: momentum! }, stretch, status, { ...adam, momentum: 0.9 }), // biome-ignore format: one call
     ),
     vectors("sumOfSquares", 1, 1, ([x]) => sumOfSquares(gpu, x!)),
     vectors("dot", 2, 2, ([a, b]) => dot(gpu, a!, b!)),

@@ -8,7 +8,7 @@
 
 struct P {
   count: u32,            // floats, a multiple of 4
-  step: u32,             // for status[2]; 0: another window follows, do not write it
+  step: u32,             // for status[2]; 0: another window or stretch follows, do not write it
   priorScale: f32,       // s
   lrDecay: f32,          // lr·w
   rate: f32,             // adam: lr/(1 − β₁ᵗ); sgd: lr

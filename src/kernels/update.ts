@@ -24,8 +24,10 @@ export interface AdamOptions {
   beta2: number;
   /** > 0, outside the root, as PyTorch's. */
   eps: number;
-  /** Counted from 1, for the bias correction; written to status[2] when the update runs. */
+  /** Counted from 1, for the bias correction. */
   step: number;
+  /** The step's last update: it writes `step` to status[2], so a step of which only a part ran does not count. */
+  last: boolean;
   /**
    * AdamW's decoupled decay w, towards μ: θ −= lr·w·(θ − μ). 0 for Adam. It is not a prior: it stops where ∇NLLᵢ = −w(√v̂ᵢ + ε)Δᵢ, an
    * effective precision that the gradient's noise decides.
@@ -46,7 +48,7 @@ export function adamUpdate(
   status: NdArray,
   options: AdamOptions,
 ): void {
-  const { lr, beta1, beta2, eps, step, decay } = options;
+  const { lr, beta1, beta2, eps, step, last, decay } = options;
   const op = "adamUpdate";
   expectStretches(op, vectors, [stretch]);
   expectStep(op, step);
@@ -57,7 +59,7 @@ export function adamUpdate(
   const biasCorrection2 = 1 / Math.sqrt(1 - beta2 ** step);
   const { priorScale } = stretch;
   const words = [priorScale, lr * decay, rate, beta2, 1 - beta1, 1 - beta2, biasCorrection2, eps].map(f32);
-  launch(gpu, op, "adam", [grad, mu, theta, m, v], stretch, status, step, words, options.window);
+  launch(gpu, op, "adam", [grad, mu, theta, m, v], stretch, status, last ? step : 0, words, options.window);
 }
 
 export interface SgdVectors extends TermVectors {
@@ -68,8 +70,10 @@ export interface SgdVectors extends TermVectors {
 export interface SgdOptions {
   lr: number;
   momentum: number;
-  /** Counted from 1; written to status[2] when the update runs. */
+  /** Counted from 1. */
   step: number;
+  /** As in AdamOptions. */
+  last: boolean;
   /** Decoupled decay towards μ, as in AdamOptions. */
   decay: number;
   window?: number | undefined;
@@ -77,15 +81,15 @@ export interface SgdOptions {
 
 /** u ← momentum·u + ĝ, θ ← θ − lr·w·(θ − μ) − lr·u on one stretch, with ĝ as in adamUpdate. */
 export function sgdUpdate(gpu: Gpu, vectors: SgdVectors, stretch: Stretch, status: NdArray, options: SgdOptions): void {
-  const { lr, momentum, step, decay } = options;
+  const { lr, momentum, step, last, decay } = options;
   const op = "sgdUpdate";
   expectStretches(op, vectors, [stretch]);
   expectStep(op, step);
   const { theta, grad, mu, momentum: u } = vectors;
   if (momentum !== 0 && !u) throw new RangeError(`${op}: momentum ${momentum} needs a momentum vector`);
   const words = [stretch.priorScale, lr * decay, lr, momentum, 0, 0, 0, 0].map(f32);
-  if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], stretch, status, step, words, options.window);
-  else launch(gpu, op, "sgd", [grad, mu, theta], stretch, status, step, words, options.window);
+  if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], stretch, status, last ? step : 0, words, options.window);
+  else launch(gpu, op, "sgd", [grad, mu, theta], stretch, status, last ? step : 0, words, options.window);
 }
 
 function expectStep(op: string, step: number): void {
@@ -99,7 +103,7 @@ function launch(
   vectors: NdArray[],
   stretch: Stretch,
   status: NdArray,
-  step: number,
+  written: number,
   words: number[],
   window: number | undefined,
 ): void {
@@ -110,7 +114,7 @@ function launch(
       shader: "update",
       entry,
       bindings: [status, ...vectors.map((vector) => slice(vector, piece))],
-      params: [piece.length, i === pieces.length - 1 ? step : 0, ...words],
+      params: [piece.length, i === pieces.length - 1 ? written : 0, ...words],
       grid: grid(Math.ceil(piece.length / (4 * 64 * PER))),
     });
   });

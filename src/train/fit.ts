@@ -226,24 +226,26 @@ export class Trainer<B = PackedBatch> {
     const { gpu } = engine;
     const before = gpu.counters.dispatches;
     const factor = this.#factor(step - 1);
-    const R = this.stretches.length;
-    const K = lossSlots(accumulate);
+    const stretchCount = this.stretches.length;
+    const slots = lossSlots(accumulate);
     const { report, count, tokens } = engine.step(() => {
-      const losses = empty(gpu, [K], "f32", "fit.losses");
+      const losses = empty(gpu, [slots], "f32", "fit.losses");
       gpu.clear(losses);
       const batch = this.#gradient(step, (micro, loss) => gpu.copy(loss, at(losses, micro, 1)));
       // The loss itself is judged first: a bad one must not move θ even where its gradient happens to be finite.
       const itself = { theta: losses, grad: losses, mu: losses };
-      vectorTerms(gpu, itself, [{ offset: 0, length: K, priorScale: 0 }], this.#status);
+      vectorTerms(gpu, itself, [{ offset: 0, length: slots, priorScale: 0 }], this.#status);
       const grad = theta.gradient();
       const vectors = { theta: theta.values, grad, mu: prior.mu };
       const sums = vectorTerms(gpu, vectors, this.stretches, this.#status, { clip });
       const context = this.#context(grad);
-      for (const stretch of this.stretches) optimizer.update(context, stretch, stretch.lr * factor, step);
-      const report = empty(gpu, [K + 4 * R + 16], "f32", "fit.report");
-      gpu.copy(losses, at(report, 0, K));
-      gpu.copy(sums, at(report, K, 4 * R));
-      gpu.copy(this.#status, at(report, K + 4 * R, 16));
+      for (const [r, stretch] of this.stretches.entries()) {
+        optimizer.update(context, stretch, stretch.lr * factor, step, r === stretchCount - 1);
+      }
+      const report = empty(gpu, [slots + 4 * stretchCount + 16], "f32", "fit.report");
+      gpu.copy(losses, at(report, 0, slots));
+      gpu.copy(sums, at(report, slots, 4 * stretchCount));
+      gpu.copy(this.#status, at(report, slots + 4 * stretchCount, 16));
       return { ...batch, report: gpu.read(report) };
     });
     report.catch(() => {}); // awaited a step later
@@ -283,11 +285,11 @@ export class Trainer<B = PackedBatch> {
   async #land(pending: Pending, clock: { at: number }): Promise<StepReport> {
     const { step, epoch, lr, count, tokens, average, dispatches } = pending;
     const words = await pending.report;
-    const R = this.stretches.length;
-    const K = lossSlots(this.options.accumulate ?? 1);
-    const losses = new Float32Array(words, 0, K);
-    const sums = new Float32Array(words, 4 * K, 4 * R);
-    const status = new Uint32Array(words, 4 * (K + 4 * R), 16);
+    const stretchCount = this.stretches.length;
+    const slots = lossSlots(this.options.accumulate ?? 1);
+    const losses = new Float32Array(words, 0, slots);
+    const sums = new Float32Array(words, 4 * slots, 4 * stretchCount);
+    const status = new Uint32Array(words, 4 * (slots + 4 * stretchCount), 16);
     if (status[STATUS.bad] !== 0) await this.#diverge(step);
     if (status[STATUS.step] !== step) throw didNotHappen(step, status[STATUS.step]);
     const nllSum = average * losses.reduce((total, loss) => total + loss, 0);
@@ -353,7 +355,7 @@ function didNotHappen(step: number, last: number | undefined): DeviceError {
   );
 }
 
-/** Room for a loss of each micro-batch, in whole runs of 64 as `vectorTerms` wants them. */
+/** Room for a loss of each micro-batch, in whole groups of 64 as `vectorTerms` wants them. */
 function lossSlots(accumulate: number): number {
   return 64 * Math.ceil(accumulate / 64);
 }

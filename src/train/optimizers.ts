@@ -35,8 +35,8 @@ export interface Optimizer {
   readonly decay: number;
   /** Learning rate of a slice before the schedule. */
   lrOf(slice: Slice): number;
-  /** One step (counted from 1) of one stretch, at learning rate `lr`. */
-  update(context: UpdateContext, stretch: Stretch, lr: number, step: number): void;
+  /** One step (counted from 1) of one stretch, at learning rate `lr`; `last`: the step's last stretch, which counts it. */
+  update(context: UpdateContext, stretch: Stretch, lr: number, step: number, last: boolean): void;
 }
 
 export interface LearningRates {
@@ -97,16 +97,22 @@ function adamFamily(
     groups: Object.keys(byGroup(rates)),
     facts: { optimizer: name, ...rateFacts(rates), beta1, beta2, eps, decay, ...(decay > 0 ? { towards } : {}) },
     lrOf: rateOf(rates),
-    update({ gpu, theta, grad, mu, status, state, zeros }, stretch, lr, step) {
+    update({ gpu, theta, grad, mu, status, state, zeros }, stretch, lr, step, last) {
       if (decay > 0 && towards === "zero") {
         // The update kernel decays towards the μ it is given; with g = μ = 0 nothing but the decay is left of it.
         const nothing = zeros();
         const flat = { offset: stretch.offset, length: stretch.length, priorScale: 0 };
-        sgdUpdate(gpu, { theta, grad: nothing, mu: nothing }, flat, status, { lr, momentum: 0, step, decay });
+        sgdUpdate(gpu, { theta, grad: nothing, mu: nothing }, flat, status, {
+          lr,
+          momentum: 0,
+          step,
+          last: false,
+          decay,
+        });
       }
       const vectors = { theta, grad, mu, m: state("m"), v: state("v") };
       const within = towards === "mean" ? decay : 0;
-      adamUpdate(gpu, vectors, stretch, status, { lr, beta1, beta2, eps, step, decay: within });
+      adamUpdate(gpu, vectors, stretch, status, { lr, beta1, beta2, eps, step, last, decay: within });
     },
   };
 }
@@ -127,9 +133,9 @@ export function sgd({ momentum = 0, ...rates }: SgdSettings): Optimizer {
     groups: Object.keys(byGroup(rates)),
     facts: { optimizer: "sgd", ...rateFacts(rates), momentum },
     lrOf: rateOf(rates),
-    update({ gpu, theta, grad, mu, status, state }, stretch, lr, step) {
+    update({ gpu, theta, grad, mu, status, state }, stretch, lr, step, last) {
       const vectors = { theta, grad, mu, ...(momentum > 0 ? { momentum: state("momentum") } : {}) };
-      sgdUpdate(gpu, vectors, stretch, status, { lr, momentum, step, decay: 0 });
+      sgdUpdate(gpu, vectors, stretch, status, { lr, momentum, step, last, decay: 0 });
     },
   };
 }

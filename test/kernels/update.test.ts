@@ -2,12 +2,19 @@ import { describe, expect, test } from "vitest";
 import type { Gpu } from "../../src/gpu/index.ts";
 import { fromHost, type NdArray, readArray, readIndices } from "../../src/kernels/array.ts";
 import { createStatus, STATUS, type Stretch, vectorTerms, vectorTermsReference } from "../../src/kernels/terms.ts";
-import { type AdamOptions, adamReference, adamUpdate, sgdReference, sgdUpdate } from "../../src/kernels/update.ts";
+import {
+  type AdamOptions,
+  type AdamVectors,
+  adamReference,
+  adamUpdate,
+  sgdReference,
+  sgdUpdate,
+} from "../../src/kernels/update.ts";
 import { expectClose, gpuForTests, randn } from "./harness.ts";
 
 const gpu = gpuForTests();
 
-const ADAM: AdamOptions = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, step: 1, decay: 0 };
+const ADAM: AdamOptions = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, step: 1, last: true, decay: 0 };
 
 /** Length, stretches, and the elements in none stand for frozen groups. */
 const LAYOUTS: [string, number, Stretch[]][] = [
@@ -122,6 +129,31 @@ describe("Adam", () => {
     expect([found.status[STATUS.bad], found.status[STATUS.step]]).toEqual([1, 0]);
   });
 
+  test("only the step's last update counts the step", async () => {
+    const g = gpu();
+    const at = (offset: number) => ({ offset, length: 64, priorScale: 0 });
+    const counter = (updates: (on: AdamVectors, status: NdArray) => void) => {
+      const zeros = () => fromHost(g, new Float32Array(128));
+      const on = { theta: zeros(), mu: zeros(), grad: zeros(), m: zeros(), v: zeros() };
+      const status = createStatus(g);
+      updates(on, status);
+      return readIndices(g, status);
+    };
+    const { found } = g.scope(() => {
+      // The second stretch's update is missing, as when its dispatch fails.
+      const half = counter((on, status) => {
+        adamUpdate(g, on, at(0), status, { ...ADAM, last: false });
+        sgdUpdate(g, on, at(0), status, { lr: 1, momentum: 0, step: 1, decay: 0.1, last: false });
+      });
+      const whole = counter((on, status) => {
+        adamUpdate(g, on, at(0), status, { ...ADAM, last: false });
+        adamUpdate(g, on, at(64), status, { ...ADAM, last: true });
+      });
+      return { found: Promise.all([half, whole]) };
+    });
+    expect((await found).map((status) => status[STATUS.step])).toEqual([0, 1]);
+  });
+
   test("padding stays 0 under prior, decay and clipping", async () => {
     const g = gpu();
     const stretch = { offset: 0, length: 128, priorScale: 3 };
@@ -152,7 +184,7 @@ describe("Adam", () => {
       );
       expect(() => adamUpdate(g, on, stretch, status, { ...ADAM, eps: 0 })).toThrow("eps 0 is not > 0");
       expect(() => adamUpdate(g, on, stretch, status, { ...ADAM, window: 255 })).toThrow("below one window");
-      expect(() => sgdUpdate(g, on, stretch, status, { lr: 1, momentum: 0.9, step: 1, decay: 0 })).toThrow(
+      expect(() => sgdUpdate(g, on, stretch, status, { lr: 1, momentum: 0.9, step: 1, last: true, decay: 0 })).toThrow(
         "needs a momentum vector",
       );
     });
@@ -189,7 +221,13 @@ describe("the fixed point on a quadratic", () => {
       const status = createStatus(gpu());
       const stretch = { offset: 0, length: n, priorScale: s };
       const end = await descend((g, theta, center, grad, step) =>
-        sgdUpdate(g, { theta, mu: center, grad }, stretch, status, { lr: 0.6 / (1 + s), momentum: 0, step, decay: 0 }),
+        sgdUpdate(g, { theta, mu: center, grad }, stretch, status, {
+          lr: 0.6 / (1 + s),
+          momentum: 0,
+          step,
+          last: true,
+          decay: 0,
+        }),
       );
       gpu().release(status.buffer);
       expectClose(end, map(s), { rtol: 1e-5, atol: 1e-5 });
@@ -208,7 +246,7 @@ describe("the fixed point on a quadratic", () => {
       const end = await descend(
         (_, theta, center, grad, step) =>
         // Betas for a noiseless problem, a rate that dies out.
-        adamUpdate(g, { theta, mu: center, grad, m, v }, stretch, status, { lr: 0.5 * 0.88 ** step, beta1: 0.5, beta2: 0.9, eps: 1e-8, step, decay }), // biome-ignore format: one call
+        adamUpdate(g, { theta, mu: center, grad, m, v }, stretch, status, { lr: 0.5 * 0.88 ** step, beta1: 0.5, beta2: 0.9, eps: 1e-8, step, last: true, decay }), // biome-ignore format: one call
       );
       ends.push(end);
       for (const array of [status, m, v]) g.release(array.buffer);
@@ -225,7 +263,7 @@ test("ten steps of SGD with momentum and decay, and without, follow float64", as
   for (const momentum of [0, 0.9]) {
     const { theta, mu } = start(n);
     const twin = { theta: Float64Array.from(theta), momentum: new Float64Array(n) };
-    const options = { lr: 0.01, momentum, step: 1, decay: 0.05, window: 8192 };
+    const options = { lr: 0.01, momentum, step: 1, last: true, decay: 0.05, window: 8192 };
     const found = await g.scope(() => {
       const on = {
         theta: fromHost(g, theta),

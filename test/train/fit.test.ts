@@ -164,6 +164,34 @@ describe("the loop", () => {
     expect(reports.map((r) => r.priorShare > 0)).toEqual([false, true, true, true]);
   });
 
+  test("a step whose last stretch was not updated did not happen", async () => {
+    const model = net(new Engine(gpu()));
+    const prior = gaussianPrior(model, spec);
+    const real = adam({ lr: 1e-3, headLr: 0.02 });
+    const lost: typeof real = {
+      ...real,
+      // The head, the last of two stretches, is forgotten in step 3: as if its dispatch had failed.
+      update: (context, stretch, lr, step, last) => {
+        if (!(last && step === 3)) real.update(context, stretch, lr, step, last);
+      },
+    };
+    const trainer = new Trainer(logPosterior(model, prior, { N: 64 }), rowSource(DATA), {
+      ...options,
+      optimizer: lost,
+      settle: () => true,
+    });
+    expect(trainer.stretches.length).toBe(2);
+    const seen: number[] = [];
+    const all = async () => {
+      for await (const { step } of trainer.run()) seen.push(step);
+    };
+    await expect(all()).rejects.toThrow(/step 3: the device says that its last update was step 2/);
+    expect(seen).toEqual([1, 2]);
+    trainer.dispose();
+    prior.dispose();
+    model.dispose();
+  });
+
   test("refuses options that make no sense", () => {
     const model = net(new Engine(gpu()));
     const prior = gaussianPrior(model, spec);

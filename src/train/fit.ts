@@ -118,22 +118,23 @@ export class Trainer<B = PackedBatch> {
 
   /**
    * Trains from where it stands to the last step. Reports come a step late except at settled steps (see `settle`).
-   * Throws DivergedError, with θ as it was before the bad step; DeviceError; InputError if a prior was asked for and
-   * had no share in any step.
+   * Throws DivergedError, with θ as it was before the bad step; DeviceError; InputError if a prior was asked for on some
+   * stretch of θ and had no share there in any step.
    */
   async *run(): AsyncGenerator<StepReport, void, undefined> {
     if (this.#diverged) throw new Error("run: this training diverged; restore a state first");
     if (this.#inFlight > 0) throw new Error("run: this training runs already");
     const { signal, settle } = this.options;
     let reported = 0;
-    let largestShare = 0;
+    // Each stretch apart: a new head starts away from its mean and would hide an encoder that never moves.
+    const idle = new Set(this.stretches.filter(({ precision }) => precision > 0));
     const flight: Pending[] = [];
     const land = async (): Promise<StepReport> => {
-      const report = await this.#land(flight[0] as Pending, clock);
+      const { report, squaredDistances } = await this.#land(flight[0] as Pending, clock);
       flight.shift();
       this.#inFlight--;
       reported++;
-      largestShare = Math.max(largestShare, report.priorShare);
+      for (const [r, stretch] of this.stretches.entries()) if (squaredDistances[r] !== 0) idle.delete(stretch);
       return report;
     };
     const clock = { at: performance.now() };
@@ -151,10 +152,12 @@ export class Trainer<B = PackedBatch> {
       await Promise.allSettled(flight.map(({ report }) => report));
       this.#inFlight = 0;
     }
-    if (this.target.prior.active && reported > 1 && largestShare === 0) {
+    const [still] = idle;
+    if (still !== undefined && reported > 1) {
+      const first = this.target.model.theta.layout.slices.find(({ offset }) => offset === still.offset);
       throw new InputError(
-        "prior: its share of the gradient was 0 in every step although a precision above 0 was asked for. " +
-          "θ never left the prior's mean: raise --lr or train longer; or ask for no prior with --method mle.",
+        `prior: its share of the gradient was 0 in every step in ${first?.groups[0]} (from ${first?.key}) although a precision of ${still.precision} was asked for. ` +
+          "θ never left the prior's mean there: raise its learning rate or train longer; or give it precision 0, as --method mle does.",
       );
     }
   }
@@ -281,8 +284,11 @@ export class Trainer<B = PackedBatch> {
     };
   }
 
-  /** Waits for a step's report and believes it only if the step happened. */
-  async #land(pending: Pending, clock: { at: number }): Promise<StepReport> {
+  /** Waits for a step's report and believes it only if the step happened. With it, ‖θ − μ‖² of each stretch. */
+  async #land(
+    pending: Pending,
+    clock: { at: number },
+  ): Promise<{ report: StepReport; squaredDistances: readonly number[] }> {
     const { step, epoch, lr, count, tokens, average, dispatches } = pending;
     const words = await pending.report;
     const stretchCount = this.stretches.length;
@@ -297,7 +303,10 @@ export class Trainer<B = PackedBatch> {
     const seconds = Math.max(1e-6, (now - clock.at) / 1000);
     clock.at = now;
     const terms = combineTerms(nllSum, count, sums, this.stretches, this.target.N);
-    return { step, epoch, ...terms, lr, tokensPerSecond: tokens / seconds, dispatches };
+    return {
+      report: { step, epoch, ...terms, lr, tokensPerSecond: tokens / seconds, dispatches },
+      squaredDistances: this.stretches.map((_, r) => sums[4 * r + 1] ?? 0),
+    };
   }
 
   /** Names the first bad operation of a step that changed nothing, and throws. */

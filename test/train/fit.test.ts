@@ -164,6 +164,19 @@ describe("the loop", () => {
     expect(reports.map((r) => r.priorShare > 0)).toEqual([false, true, true, true]);
   });
 
+  test("a new head's random start does not hide an encoder's prior that never had a share", async () => {
+    // A rate below float32's resolution of θ: the encoder stays at μ, bit for bit; the head starts away from its 0.
+    const run = (encoder: number) =>
+      train(
+        net,
+        DATA,
+        { encoder: { precision: encoder }, head: { precision: 1 } },
+        { ...options, optimizer: adam({ lr: 1e-30, headLr: 0.02 }) },
+      );
+    await expect(run(10)).rejects.toThrow(/^prior: its share .* was 0 in every step in encoder \(from w1\)/);
+    expect((await run(0)).reports.some(({ priorShare }) => priorShare > 0)).toBe(true);
+  });
+
   test("a step whose last stretch was not updated did not happen", async () => {
     const model = net(new Engine(gpu()));
     const prior = gaussianPrior(model, spec);

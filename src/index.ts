@@ -20,15 +20,14 @@ export type { AdapterReport } from "./gpu/index.ts";
 export { type Attempt, type OpenOptions, openGpu } from "./gpu/node.ts";
 export {
   BertEncoder,
-  BertForPreTraining,
   BertForSequenceClassification,
   type ClassifierOptions,
   type DropoutKeys,
   type HeadSpec,
-  type PretrainingBatch,
 } from "./model/bert.ts";
 export { type BertConfig, parseBertConfig } from "./model/config.ts";
 export { type Checkpoint, exportTensors, type LoadReport } from "./model/load.ts";
+export { BertForPreTraining, type PretrainingBatch } from "./model/pretraining.ts";
 export { READOUTS, type Readout, readoutNamed, type Vectors } from "./model/readout.ts";
 export { writeSafetensors } from "./model/safetensors.ts";
 export { open } from "./open.ts";

@@ -2,8 +2,8 @@
 import { packBatch } from "../data/batches.ts";
 import { inert } from "../data/text.ts";
 import { InputError } from "../errors.ts";
-import { BertForPreTraining } from "../model/bert.ts";
 import { hasParameter } from "../model/load.ts";
+import { BertForPreTraining } from "../model/pretraining.ts";
 import { logSoftmaxRows } from "../train/index.ts";
 import { withEngine } from "./device.ts";
 import { table } from "./format.ts";

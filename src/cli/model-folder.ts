@@ -6,9 +6,10 @@
 import { join } from "node:path";
 import { fileExists, readBytes, writeFileAtomic } from "../data/files.ts";
 import type { JsonObject } from "../data/json.ts";
-import type { BertForPreTraining, BertForSequenceClassification } from "../model/bert.ts";
+import type { BertForSequenceClassification } from "../model/bert.ts";
 import { serialiseConfig } from "../model/config.ts";
 import { exportTensors } from "../model/load.ts";
+import type { BertForPreTraining } from "../model/pretraining.ts";
 import { safetensorsPieces, type TensorToWrite } from "../model/safetensors.ts";
 
 const TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];

@@ -1,6 +1,7 @@
 /**
  * @file BERT in one file (Devlin, Chang, Lee, Toutanova 2019; parameter names and defaults as in Hugging Face's
- * `BertModel`): embeddings, encoder layers, pooler; sequence classification on any readout; the pretraining heads.
+ * `BertModel`): embeddings, encoder layers, pooler; sequence classification on any readout. The pretraining heads are in
+ * pretraining.ts.
  * Batches are packed: N tokens of B sequences one after the other, `starts` [B+1], no padding and no attention mask.
  * C channels, H heads, V vocabulary, F channels of the feed-forward layer, K labels.
  */
@@ -73,16 +74,6 @@ export interface DeviceBatch {
   first: NdArray;
 }
 
-function upload(engine: Engine, batch: PackedBatch): DeviceBatch {
-  const { gpu } = engine;
-  return {
-    packed: batch,
-    plan: attentionPlan(gpu, batch.starts),
-    starts: fromHost(gpu, batch.starts),
-    first: fromHost(gpu, batch.starts.subarray(0, batch.sequences)),
-  };
-}
-
 // ---- the encoder
 
 /** Dropout sites: 0 the embeddings, 3i+1 … 3i+3 layer i (attention, its output, the feed-forward's), then the heads. */
@@ -100,6 +91,16 @@ export class BertEncoder {
     this.config = config;
     this.hasPooler = pooler;
     this.theta = new Theta(engine, new Layout([...encoderSlices(config, pooler), ...heads]));
+  }
+
+  upload(packed: PackedBatch): DeviceBatch {
+    const { gpu } = this.engine;
+    return {
+      packed,
+      plan: attentionPlan(gpu, packed.starts),
+      starts: fromHost(gpu, packed.starts),
+      first: fromHost(gpu, packed.starts.subarray(0, packed.sequences)),
+    };
   }
 
   /** Word + position + type, normalised: → [N, C]. */
@@ -180,8 +181,7 @@ export class BertEncoder {
 
   /** A readout of a batch: → [B, width]. */
   read(readout: Readout, packed: PackedBatch, keys?: DropoutKeys): Tensor {
-    const { engine } = this;
-    const batch = upload(engine, packed);
+    const batch = this.upload(packed);
     const states = this.states(batch, keys, readout.depth ?? 1);
     return readout.apply({
       last(k) {
@@ -201,17 +201,13 @@ export class BertEncoder {
 
   /** As `states`, for a batch of the host. */
   hiddenStates(packed: PackedBatch): Tensor[] {
-    return this.states(upload(this.engine, packed)) as Tensor[];
+    return this.states(this.upload(packed)) as Tensor[];
   }
 
   /** Dropout at a site of the heads, counted from 0. */
   headDropout(x: Tensor, p: number, head: number, keys?: DropoutKeys): Tensor {
     const site = 1 + SITES_PER_LAYER * this.config.layers + head;
     return keys && p > 0 ? ops.dropout(x, p, keys(site)) : x;
-  }
-
-  upload(packed: PackedBatch): DeviceBatch {
-    return upload(this.engine, packed);
   }
 
   #frozen(key: string): boolean {
@@ -354,7 +350,7 @@ function storedChoices(config: BertConfig): { readout?: string; head?: HeadSpec 
   };
 }
 
-/** "linear" or "mlp:H". Throws InputError. */
+/** "linear" or "mlp:WIDTH". Throws InputError. */
 export function parseHead(text: string): HeadSpec {
   if (text === "linear") return "linear";
   const hidden = Number(/^mlp:(\d+)$/.exec(text)?.[1] ?? 0);
@@ -365,7 +361,7 @@ export function parseHead(text: string): HeadSpec {
 }
 
 /** Opens the source, hands over checkpoint and config, and lets go of the file afterwards. */
-async function withCheckpoint<T>(
+export async function withCheckpoint<T>(
   source: string | Checkpoint,
   use: (checkpoint: Checkpoint, config: BertConfig) => Promise<T>,
 ): Promise<T> {
@@ -379,7 +375,9 @@ async function withCheckpoint<T>(
 }
 
 /** Fills θ, from the checkpoint or at random; a model that cannot be filled is disposed of. */
-async function start<M extends { theta: Theta; config: BertConfig; newParameters: Set<string>; dispose(): void }>(
+export async function start<
+  M extends { theta: Theta; config: BertConfig; newParameters: Set<string>; dispose(): void },
+>(
   model: M,
   checkpoint: Checkpoint,
   { seed = 0, scratch = false }: { seed?: number; scratch?: boolean },
@@ -398,120 +396,4 @@ async function start<M extends { theta: Theta; config: BertConfig; newParameters
 
 function labelNames(labels: number | readonly string[]): readonly string[] {
   return typeof labels === "number" ? Array.from({ length: labels }, (_, i) => `LABEL_${i}`) : labels;
-}
-
-/** A packed batch of sentence pairs with masked tokens. */
-export interface PretrainingBatch extends PackedBatch {
-  /** Rows whose token is to be predicted, u32 [M]. */
-  maskedRows: Uint32Array;
-  /** The tokens that stood there, u32 [M]. */
-  maskedTargets: Uint32Array;
-  /** 0: the second sentence followed the first; 1: it did not. u32 [B]. */
-  nextSentence?: Uint32Array;
-}
-
-/** Slices of the pretraining heads; the decoder's weight is the word embeddings themselves. */
-export function pretrainingSlices(config: BertConfig, nextSentence: boolean): SliceSpec[] {
-  const { hiddenSize: c, vocabSize } = config;
-  const one = (name: string, shape: number[]): SliceSpec => ({
-    key: name,
-    parameters: [{ name, shape }],
-    groups: ["head"],
-  });
-  return [
-    one("cls.predictions.transform.dense.weight", [c, c]),
-    one("cls.predictions.transform.dense.bias", [c]),
-    one("cls.predictions.transform.LayerNorm.weight", [c]),
-    one("cls.predictions.transform.LayerNorm.bias", [c]),
-    one("cls.predictions.bias", [vocabSize]),
-    ...(nextSentence ? [one("cls.seq_relationship.weight", [2, c]), one("cls.seq_relationship.bias", [2])] : []),
-  ];
-}
-
-/** Masked-language-model and next-sentence heads, as BERT was pretrained. */
-export class BertForPreTraining {
-  readonly encoder: BertEncoder;
-  readonly newParameters = new Set<string>();
-  readonly hasNextSentence: boolean;
-
-  constructor(engine: Engine, config: BertConfig, { nextSentence = true } = {}) {
-    this.hasNextSentence = nextSentence;
-    this.encoder = new BertEncoder(engine, config, pretrainingSlices(config, nextSentence), nextSentence);
-  }
-
-  /** As `BertForSequenceClassification.load`; heads that the checkpoint lacks are new. */
-  static async load(
-    engine: Engine,
-    source: string | Checkpoint,
-    { nextSentence = true, seed = 0, scratch = false } = {},
-  ): Promise<BertForPreTraining & { report: LoadReport }> {
-    return withCheckpoint(source, async (checkpoint, config) => {
-      if (!config.tieWordEmbeddings) {
-        throw new InputError(
-          `${checkpoint.name}: tie_word_embeddings is false (expected true). The decoder of the masked-language-model head is the word embeddings here; use a checkpoint that ties them.`,
-        );
-      }
-      return start(new BertForPreTraining(engine, config, { nextSentence }), checkpoint, { seed, scratch });
-    });
-  }
-
-  get engine(): Engine {
-    return this.encoder.engine;
-  }
-
-  get theta(): Theta {
-    return this.encoder.theta;
-  }
-
-  get config(): BertConfig {
-    return this.encoder.config;
-  }
-
-  /** Scores of the whole vocabulary at some rows: x [N, C], rows u32 [M] → [M, V]. */
-  predictions(x: Tensor, maskedRows: Uint32Array): Tensor {
-    const p = (name: string) => this.theta.tensor(`cls.predictions.${name}`);
-    const masked = ops.rows(x, fromHost(this.engine.gpu, maskedRows)); // [M, C]
-    const transformed = ops.linear(masked, p("transform.dense.weight"), {
-      bias: p("transform.dense.bias"),
-      activation: this.config.hiddenAct,
-    });
-    const normalised = ops.layerNorm(
-      transformed,
-      p("transform.LayerNorm.weight"),
-      p("transform.LayerNorm.bias"),
-      this.config.layerNormEps,
-    );
-    return ops.linear(normalised, this.theta.tensor("bert.embeddings.word_embeddings.weight"), { bias: p("bias") });
-  }
-
-  /** Mean masked-token NLL + mean next-sentence NLL, nats: `terms` [1], with its parts. */
-  loss(
-    batch: PretrainingBatch,
-    keys?: DropoutKeys,
-  ): {
-    terms: Tensor;
-    count: number;
-    mlm: Tensor;
-    nsp: Tensor | undefined;
-    predictions: Tensor;
-    relationship: Tensor | undefined;
-  } {
-    const { encoder, engine, theta } = this;
-    const device = encoder.upload(batch);
-    const x = encoder.states(device, keys, 1).at(-1) as Tensor;
-    const predictions = this.predictions(x, batch.maskedRows);
-    const mlm = ops.mean(ops.crossEntropy(predictions, fromHost(engine.gpu, batch.maskedTargets)));
-    if (!this.hasNextSentence || !batch.nextSentence)
-      return { terms: mlm, count: 1, mlm, nsp: undefined, predictions, relationship: undefined };
-    const pooled = encoder.pooler(ops.rows(x, device.first));
-    const relationship = ops.linear(pooled, theta.tensor("cls.seq_relationship.weight"), {
-      bias: theta.tensor("cls.seq_relationship.bias"),
-    });
-    const nsp = ops.mean(ops.crossEntropy(relationship, fromHost(engine.gpu, batch.nextSentence)));
-    return { terms: ops.add(mlm, nsp), count: 1, mlm, nsp, predictions, relationship };
-  }
-
-  dispose(): void {
-    this.theta.dispose();
-  }
 }

@@ -5,7 +5,7 @@
  */
 import { maskTokens, nspPairs, packBatch, type SentencePair } from "../data/batches.ts";
 import type { BertTokenizer } from "../data/tokenizer.ts";
-import type { PretrainingBatch } from "../model/bert.ts";
+import type { PretrainingBatch } from "../model/pretraining.ts";
 import { Stream } from "../random.ts";
 import type { Source } from "./source.ts";
 

@@ -5,8 +5,8 @@
 import { describe, expect, test } from "vitest";
 import { Engine } from "../../src/autograd/index.ts";
 import { readArray } from "../../src/kernels/index.ts";
-import { BertForPreTraining } from "../../src/model/bert.ts";
 import type { Checkpoint } from "../../src/model/load.ts";
+import { BertForPreTraining } from "../../src/model/pretraining.ts";
 import { gpuForTests } from "../kernels/harness.ts";
 import { hasShared, maxDifference, type Noise, named, Reference } from "./reference.ts";
 

@@ -1,0 +1,127 @@
+/**
+ * @file The heads that BERT was pretrained with (Devlin et al. 2019, §3.1; names as in Hugging Face's
+ * `BertForPreTraining`): masked tokens, and whether the second sentence followed the first.
+ */
+import { type Engine, ops, type SliceSpec, type Tensor, type Theta } from "../autograd/index.ts";
+import type { PackedBatch } from "../data/batches.ts";
+import { InputError } from "../errors.ts";
+import { fromHost } from "../kernels/index.ts";
+import { BertEncoder, type DropoutKeys, start, withCheckpoint } from "./bert.ts";
+import type { BertConfig } from "./config.ts";
+import type { Checkpoint, LoadReport } from "./load.ts";
+
+/** A packed batch of sentence pairs with masked tokens. */
+export interface PretrainingBatch extends PackedBatch {
+  /** Rows whose token is to be predicted, u32 [M]. */
+  maskedRows: Uint32Array;
+  /** The tokens that stood there, u32 [M]. */
+  maskedTargets: Uint32Array;
+  /** 0: the second sentence followed the first; 1: it did not. u32 [B]. */
+  nextSentence?: Uint32Array;
+}
+
+/** Slices of the pretraining heads; the decoder's weight is the word embeddings themselves. */
+export function pretrainingSlices(config: BertConfig, nextSentence: boolean): SliceSpec[] {
+  const { hiddenSize: c, vocabSize } = config;
+  const one = (name: string, shape: number[]): SliceSpec => ({
+    key: name,
+    parameters: [{ name, shape }],
+    groups: ["head"],
+  });
+  return [
+    one("cls.predictions.transform.dense.weight", [c, c]),
+    one("cls.predictions.transform.dense.bias", [c]),
+    one("cls.predictions.transform.LayerNorm.weight", [c]),
+    one("cls.predictions.transform.LayerNorm.bias", [c]),
+    one("cls.predictions.bias", [vocabSize]),
+    ...(nextSentence ? [one("cls.seq_relationship.weight", [2, c]), one("cls.seq_relationship.bias", [2])] : []),
+  ];
+}
+
+/** Masked-language-model and next-sentence heads, as BERT was pretrained. */
+export class BertForPreTraining {
+  readonly encoder: BertEncoder;
+  readonly newParameters = new Set<string>();
+  readonly hasNextSentence: boolean;
+
+  constructor(engine: Engine, config: BertConfig, { nextSentence = true } = {}) {
+    this.hasNextSentence = nextSentence;
+    this.encoder = new BertEncoder(engine, config, pretrainingSlices(config, nextSentence), nextSentence);
+  }
+
+  /** As `BertForSequenceClassification.load`; heads that the checkpoint lacks are new. */
+  static async load(
+    engine: Engine,
+    source: string | Checkpoint,
+    { nextSentence = true, seed = 0, scratch = false } = {},
+  ): Promise<BertForPreTraining & { report: LoadReport }> {
+    return withCheckpoint(source, async (checkpoint, config) => {
+      if (!config.tieWordEmbeddings) {
+        throw new InputError(
+          `${checkpoint.name}: tie_word_embeddings is false (expected true). The decoder of the masked-language-model head is the word embeddings here; use a checkpoint that ties them.`,
+        );
+      }
+      return start(new BertForPreTraining(engine, config, { nextSentence }), checkpoint, { seed, scratch });
+    });
+  }
+
+  get engine(): Engine {
+    return this.encoder.engine;
+  }
+
+  get theta(): Theta {
+    return this.encoder.theta;
+  }
+
+  get config(): BertConfig {
+    return this.encoder.config;
+  }
+
+  /** Scores of the whole vocabulary at some rows: x [N, C], rows u32 [M] → [M, V]. */
+  predictions(x: Tensor, maskedRows: Uint32Array): Tensor {
+    const p = (name: string) => this.theta.tensor(`cls.predictions.${name}`);
+    const masked = ops.rows(x, fromHost(this.engine.gpu, maskedRows)); // [M, C]
+    const transformed = ops.linear(masked, p("transform.dense.weight"), {
+      bias: p("transform.dense.bias"),
+      activation: this.config.hiddenAct,
+    });
+    const normalised = ops.layerNorm(
+      transformed,
+      p("transform.LayerNorm.weight"),
+      p("transform.LayerNorm.bias"),
+      this.config.layerNormEps,
+    );
+    return ops.linear(normalised, this.theta.tensor("bert.embeddings.word_embeddings.weight"), { bias: p("bias") });
+  }
+
+  /** Mean masked-token NLL + mean next-sentence NLL, nats: `terms` [1], with its parts. */
+  loss(
+    batch: PretrainingBatch,
+    keys?: DropoutKeys,
+  ): {
+    terms: Tensor;
+    count: number;
+    mlm: Tensor;
+    nsp: Tensor | undefined;
+    predictions: Tensor;
+    relationship: Tensor | undefined;
+  } {
+    const { encoder, engine, theta } = this;
+    const device = encoder.upload(batch);
+    const x = encoder.states(device, keys, 1).at(-1) as Tensor;
+    const predictions = this.predictions(x, batch.maskedRows);
+    const mlm = ops.mean(ops.crossEntropy(predictions, fromHost(engine.gpu, batch.maskedTargets)));
+    if (!this.hasNextSentence || !batch.nextSentence)
+      return { terms: mlm, count: 1, mlm, nsp: undefined, predictions, relationship: undefined };
+    const pooled = encoder.pooler(ops.rows(x, device.first));
+    const relationship = ops.linear(pooled, theta.tensor("cls.seq_relationship.weight"), {
+      bias: theta.tensor("cls.seq_relationship.bias"),
+    });
+    const nsp = ops.mean(ops.crossEntropy(relationship, fromHost(engine.gpu, batch.nextSentence)));
+    return { terms: ops.add(mlm, nsp), count: 1, mlm, nsp, predictions, relationship };
+  }
+
+  dispose(): void {
+    this.theta.dispose();
+  }
+}

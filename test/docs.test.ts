@@ -5,6 +5,7 @@
  *   ts no-run     type-checked alone
  *   text output   stands, line by line, in what the document's code prints
  *   LANG from F   lines of file F, in order; a line `…` leaves some out
+ *   json          lines of a run's metrics.jsonl: they parse, and their keys are `lineOf`'s
  *   sh            commands that exist, with flags and files that exist
  */
 import { execFile } from "node:child_process";
@@ -89,7 +90,7 @@ test("the documents are there", () => {
 });
 
 test("every fence is of a kind that is checked", () => {
-  const known = /^(ts|ts no-run|text output|sh|\w+ from \S+)$/;
+  const known = /^(ts|ts no-run|text output|sh|json|\w+ from \S+)$/;
   const unknown = documents.flatMap(({ name, fences }) =>
     fences.filter(({ info }) => !known.test(info)).map(({ info, line }) => `${name}:${line}: ${info}`),
   );
@@ -156,6 +157,31 @@ describe("quotations", () => {
       });
     }
   }
+});
+
+test("lines of metrics.jsonl have the keys that a run writes, in order", () => {
+  const source = readFileSync(join(ROOT, "src/cli/training.ts"), "utf8");
+  const keys = /function lineOf[\s\S]*?return \{ ([^}]*) \};/.exec(source)?.[1]?.split(", ");
+  const lines = documents.flatMap(({ fences }) =>
+    fences.filter(({ info }) => info === "json").flatMap(({ text }) => text.trimEnd().split("\n")),
+  );
+  expect(lines.length).toBeGreaterThan(0);
+  for (const line of lines) expect(Object.keys(JSON.parse(line) as object)).toEqual(keys);
+});
+
+test("the keys that README promises stand in the sources", () => {
+  const readme = readFileSync(join(ROOT, "README.md"), "utf8");
+  const table = /^## What scripts can rely on\n([\s\S]*?)\n## /m.exec(readme)?.[1] ?? "";
+  const keys = [...table.matchAll(/^\|[^|]*\|([^|]*)\|$/gm)].flatMap(([, cell = ""]) =>
+    [...cell.matchAll(/`([^`]*)`/g)].flatMap(([, words = ""]) => words.match(/[A-Za-z]+/g) ?? []),
+  );
+  expect(keys.length).toBeGreaterThan(40);
+  const sources = ["src/cli", "src/gpu", "src/train", "bench"]
+    .flatMap((folder) => readdirSync(join(ROOT, folder)).map((file) => join(ROOT, folder, file)))
+    .filter((path) => path.endsWith(".ts"))
+    .map((path) => readFileSync(path, "utf8"))
+    .join("\n");
+  expect(keys.filter((key) => !new RegExp(`\\b${key}\\b`).test(sources))).toEqual([]);
 });
 
 describe("commands", () => {

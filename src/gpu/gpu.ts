@@ -7,6 +7,7 @@
  */
 import { DeviceError } from "../errors.ts";
 import { BufferPool, firstLine, PooledBuffer, type PoolStats, STORAGE } from "./pool.ts";
+import type { Profile } from "./profile.ts";
 import { formatCompilation, type ShaderSources, type Tile, withTile } from "./shaders.ts";
 
 /** A range of a buffer; `byteOffset` is a multiple of 256 (WebGPU's storage alignment) when it is bound. */
@@ -14,6 +15,8 @@ export interface View {
   readonly buffer: PooledBuffer;
   readonly byteOffset: number;
   readonly byteLength: number;
+  /** Arrays have one; only DEBUG=3 looks at it. */
+  readonly shape?: readonly number[];
 }
 
 export interface AdapterReport {
@@ -44,6 +47,8 @@ export interface Dispatch {
   /** At most 16 words for `var<immediate>`: u32 values, or `f32(x)`. */
   params: readonly number[];
   grid: Grid;
+  /** For the profile: floating-point operations, and bytes where the kernel moves fewer than its bindings hold. */
+  work?: { flops?: number; bytes?: number };
 }
 
 interface Pipeline {
@@ -69,7 +74,7 @@ export function grid(n: number): Grid {
 }
 
 /** Dispatches recorded before a submit happens by itself, so that the GPU starts early and memory of Dawn's stays small. */
-const FLUSH_AFTER = 1024;
+export const FLUSH_AFTER = 1024;
 const MAX_BIND_GROUPS = 8192;
 
 export class Gpu {
@@ -92,8 +97,12 @@ export class Gpu {
   #pending = new Set<Promise<void>>();
   #ticket: PooledBuffer;
   #words = new Uint32Array(16);
-  /** Called after every dispatch; the hunt for the first non-finite output uses it. */
+  /** Called after every dispatch; the hunt for the first non-finite output and DEBUG=2 use it. */
   afterDispatch: ((dispatch: Dispatch) => void) | undefined;
+  /** Called with the text of every pipeline that is compiled. */
+  afterCompile: ((dispatch: Dispatch, wgsl: string) => void) | undefined;
+  /** Times every dispatch, in a pass of its own: only passes are timed. Changed by its `start` and `stop`. */
+  timer: Profile | undefined;
   /** Since the last `resetCounters`: dispatches recorded and submits made. */
   readonly counters = { dispatches: 0, submits: 0 };
 
@@ -137,8 +146,11 @@ export class Gpu {
   /** A buffer of at least `bytes` (and 16) bytes, contents undefined; it belongs to the innermost open scope, if any. */
   allocate(bytes: number, operation = "allocate"): PooledBuffer {
     this.check();
-    const buffer = this.#pool.allocate(Math.max(16, bytes), operation, (verdict) =>
-      this.#await(verdict.then((error) => error && this.#fail(error))),
+    const buffer = this.#pool.allocate(
+      Math.max(16, bytes),
+      operation,
+      (verdict) => this.#await(verdict.then((error) => error && this.#fail(error))),
+      this.#submits,
     );
     this.#scopes.at(-1)?.add(buffer);
     return buffer;
@@ -208,7 +220,8 @@ export class Gpu {
     for (const view of d.bindings) expectLive(view, d.op, "a binding");
     const pipeline = this.#pipeline(d);
     const group = this.#bindGroupOf(pipeline, d.bindings, d.op);
-    const pass = this.#begin();
+    const timestampWrites = this.timer?.begin(d);
+    const pass = this.#begin(timestampWrites && { timestampWrites });
     for (const view of d.bindings) view.buffer.usedBy = this.#submits;
     this.#recorded.add(d.op);
     pass.setPipeline(pipeline.raw);
@@ -218,6 +231,7 @@ export class Gpu {
       pass.setImmediates(0, this.#words.subarray(0, d.params.length));
     }
     pass.dispatchWorkgroups(d.grid[0], d.grid[1], d.grid[2]);
+    if (timestampWrites) this.#endPass();
     this.counters.dispatches++;
     this.afterDispatch?.(d);
     if (++this.#dispatches >= FLUSH_AFTER) this.flush();
@@ -283,12 +297,16 @@ export class Gpu {
     pass.setImmediates(0, this.#words.subarray(0, 1));
     pass.dispatchWorkgroups(1);
     pass.end();
+    const collect = this.timer?.end(encoder);
     this.#encoder = this.#pass = undefined;
     this.#dispatches = 0;
     this.counters.submits++;
     const recorded = [...this.#recorded];
     this.#recorded.clear();
     this.#guarded("submit", () => this.device.queue.submit([encoder.finish()]), recorded);
+    // Bind groups of what this destroys stay in their cache: ids are not used again, so nobody meets them.
+    this.#pool.shrink(this.#submits);
+    collect?.();
   }
 
   /**
@@ -377,16 +395,20 @@ export class Gpu {
     return this.#encoder;
   }
 
-  #begin(): GPUComputePassEncoder {
-    this.#pass ??= this.#open().beginComputePass();
+  #begin(descriptor?: GPUComputePassDescriptor): GPUComputePassEncoder {
+    this.#pass ??= this.#open().beginComputePass(descriptor);
     return this.#pass;
+  }
+
+  #endPass(): void {
+    this.#pass?.end();
+    this.#pass = undefined;
   }
 
   #copyEncoder(...views: View[]): GPUCommandEncoder {
     this.check();
     const encoder = this.#open();
-    this.#pass?.end();
-    this.#pass = undefined;
+    this.#endPass();
     for (const view of views) view.buffer.usedBy = this.#submits;
     return encoder;
   }
@@ -396,6 +418,7 @@ export class Gpu {
     const known = this.#pipelines.get(key);
     if (known) return known;
     const source = withTile(this.source(d.shader), d.tile ?? {}, d.shader);
+    this.afterCompile?.(d, source);
     this.device.pushErrorScope("validation");
     const module = this.device.createShaderModule({ label: d.shader, code: source });
     const raw = this.device.createComputePipeline({

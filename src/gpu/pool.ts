@@ -2,7 +2,8 @@
  * @file Storage buffers, recycled. GPU buffers that JavaScript drops are not freed in time, and creating them is slow,
  * so every buffer comes from here and goes back here by an explicit release. Sizes are rounded up to classes (four to
  * a power of two, so at most a quarter is wasted) and whole buffers are handed out: WebGPU forbids one dispatch to read
- * one range of a buffer and write another, so an arena would not do.
+ * one range of a buffer and write another, so an arena would not do. Every batch has another number of tokens, and so
+ * other classes: the pool would end up with a set of buffers for each if it did not take larger ones and let old ones go.
  */
 import { DeviceError } from "../errors.ts";
 
@@ -19,23 +20,35 @@ export class PooledBuffer {
   usedBy = -1;
   /** True between `allocate` and `release`. */
   live = true;
+  /** The size class of what it was handed out for: less than `bytes` where a larger buffer served. */
+  asked: number;
+  /** When it came back, counted in releases. */
+  idleSince = 0;
 
   constructor(id: number, raw: GPUBuffer, bytes: number) {
     this.id = id;
     this.raw = raw;
     this.bytes = bytes;
+    this.asked = bytes;
   }
 }
 
 export interface PoolStats {
-  /** Buffers handed out and not yet released. */
+  /** Buffers handed out and not yet released, and the bytes they were asked for (in size classes). */
   liveBuffers: number;
   liveBytes: number;
   /** Bytes of buffers that wait to be handed out again. */
   idleBytes: number;
+  /** Bytes of all buffers that exist. */
+  heldBytes: number;
   /** The largest `liveBytes` since the pool was made or `resetPeak` was called. */
   peakLiveBytes: number;
 }
+
+/** What may exist, in units of the most that was ever live at once; beyond it idle buffers are destroyed. */
+const HOLD = 2;
+/** An idle buffer may serve a request of down to this part of its size. */
+const STRETCH = 2;
 
 /** The smallest class ≥ `bytes`: 256·{1, 1.25, 1.5, 1.75}·2^k, each a multiple of 256 above 1 KiB and of 64 below. */
 export function sizeClass(bytes: number): number {
@@ -48,9 +61,13 @@ export function sizeClass(bytes: number): number {
 export class BufferPool {
   readonly #device: GPUDevice;
   readonly #maxBytes: number;
+  /** By `bytes`; of a list the last came back last. */
   readonly #idle = new Map<number, PooledBuffer[]>();
-  readonly stats: PoolStats = { liveBuffers: 0, liveBytes: 0, idleBytes: 0, peakLiveBytes: 0 };
+  readonly stats: PoolStats = { liveBuffers: 0, liveBytes: 0, idleBytes: 0, heldBytes: 0, peakLiveBytes: 0 };
+  /** As `peakLiveBytes`, but nobody resets it. */
+  #most = 0;
   #nextId = 0;
+  #releases = 0;
 
   constructor(device: GPUDevice, maxBytes: number) {
     this.#device = device;
@@ -59,12 +76,14 @@ export class BufferPool {
 
   /**
    * A buffer of at least `bytes` bytes with undefined contents. Throws DeviceError above the adapter's limit; whether
-   * the device had room is known later only: `verdicts` gets promises of an error or nothing.
+   * the device had room is known later only: `verdicts` gets promises of an error or nothing. `encoder` is the one that
+   * is open: what it has used is not destroyed to make room.
    */
   allocate(
     bytes: number,
     operation: string,
     verdicts: (verdict: Promise<DeviceError | undefined>) => void,
+    encoder: number,
   ): PooledBuffer {
     const wanted = sizeClass(bytes);
     // Near the limit the class may be too large although the request is not.
@@ -75,47 +94,85 @@ export class BufferPool {
         operation,
       );
     }
-    let buffer = this.#idle.get(size)?.pop();
-    if (buffer) {
-      this.stats.idleBytes -= size;
-      buffer.live = true;
-    } else {
-      this.#device.pushErrorScope("out-of-memory");
-      this.#device.pushErrorScope("validation");
-      const raw = this.#device.createBuffer({ label: `pool ${size}`, size, usage: STORAGE });
-      const inUse = this.stats.liveBytes;
-      for (const _ of ["validation", "out-of-memory"]) {
-        verdicts(
-          this.#device
-            .popErrorScope()
-            .then((error) =>
-              error
-                ? new DeviceError(
-                    `${operation}: the device has no room for ${size} bytes more (${inUse} in use): ${firstLine(error.message)}. Use a smaller batch, a shorter --max-length, or another adapter.`,
-                    operation,
-                  )
-                : undefined,
-            ),
-        );
-      }
-      buffer = new PooledBuffer(this.#nextId++, raw, size);
+    const { stats } = this;
+    const inUse = stats.liveBytes;
+    stats.liveBuffers++;
+    stats.liveBytes += size;
+    stats.peakLiveBytes = Math.max(stats.peakLiveBytes, stats.liveBytes);
+    this.#most = Math.max(this.#most, stats.liveBytes);
+    const idle = this.#takeIdle(size);
+    if (idle) {
+      stats.idleBytes -= idle.bytes;
+      idle.live = true;
+      idle.asked = size;
+      return idle;
     }
-    this.stats.liveBuffers++;
-    this.stats.liveBytes += size;
-    this.stats.peakLiveBytes = Math.max(this.stats.peakLiveBytes, this.stats.liveBytes);
-    return buffer;
+    this.shrink(encoder, size);
+    this.#device.pushErrorScope("out-of-memory");
+    this.#device.pushErrorScope("validation");
+    const raw = this.#device.createBuffer({ label: `pool ${size}`, size, usage: STORAGE });
+    for (const _ of ["validation", "out-of-memory"]) {
+      verdicts(
+        this.#device
+          .popErrorScope()
+          .then((error) =>
+            error
+              ? new DeviceError(
+                  `${operation}: the device has no room for ${size} bytes more (${inUse} in use): ${firstLine(error.message)}. Use a smaller batch, a shorter --max-length, or another adapter.`,
+                  operation,
+                )
+              : undefined,
+          ),
+      );
+    }
+    stats.heldBytes += size;
+    return new PooledBuffer(this.#nextId++, raw, size);
+  }
+
+  /** An idle buffer of this size, or else the smallest of up to twice as much. */
+  #takeIdle(size: number): PooledBuffer | undefined {
+    for (let bytes = size; bytes <= STRETCH * size; bytes = sizeClass(bytes + 1)) {
+      const buffer = this.#idle.get(bytes)?.pop();
+      if (buffer) return buffer;
+    }
+    return undefined;
   }
 
   /** Back to the pool. Commands already recorded may still use it: those recorded later run later. */
   release(buffer: PooledBuffer): void {
     if (!buffer.live) throw new Error(`buffer ${buffer.id} is released twice`);
     buffer.live = false;
+    buffer.idleSince = this.#releases++;
     this.stats.liveBuffers--;
-    this.stats.liveBytes -= buffer.bytes;
+    this.stats.liveBytes -= buffer.asked;
     this.stats.idleBytes += buffer.bytes;
     const list = this.#idle.get(buffer.bytes);
     if (list) list.push(buffer);
     else this.#idle.set(buffer.bytes, [buffer]);
+  }
+
+  /**
+   * While more is held, with `room` bytes to come, than twice the most that was ever live: destroys the idle buffer that
+   * has been unused longest. What `encoder`, which is not submitted yet, has used stays.
+   */
+  shrink(encoder: number, room = 0): void {
+    while (this.stats.heldBytes + room > HOLD * this.#most) {
+      let oldest: PooledBuffer | undefined;
+      for (const list of this.#idle.values()) {
+        const first = list.find((buffer) => buffer.usedBy !== encoder);
+        if (first && first.idleSince < (oldest?.idleSince ?? Number.POSITIVE_INFINITY)) oldest = first;
+      }
+      if (!oldest) return;
+      const list = this.#idle.get(oldest.bytes) ?? [];
+      list.splice(list.indexOf(oldest), 1);
+      this.#destroy(oldest);
+    }
+  }
+
+  #destroy(buffer: PooledBuffer): void {
+    buffer.raw.destroy();
+    this.stats.idleBytes -= buffer.bytes;
+    this.stats.heldBytes -= buffer.bytes;
   }
 
   /** Destroys idle buffers; the caller has submitted everything that uses them. Returns their ids. */
@@ -123,12 +180,11 @@ export class BufferPool {
     const ids: number[] = [];
     for (const list of this.#idle.values()) {
       for (const buffer of list) {
-        buffer.raw.destroy();
+        this.#destroy(buffer);
         ids.push(buffer.id);
       }
     }
     this.#idle.clear();
-    this.stats.idleBytes = 0;
     return ids;
   }
 

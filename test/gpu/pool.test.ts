@@ -1,6 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { DeviceError } from "../../src/errors.ts";
-import { sizeClass } from "../../src/gpu/index.ts";
+import { type PooledBuffer, sizeClass } from "../../src/gpu/index.ts";
+import { BufferPool } from "../../src/gpu/pool.ts";
+import { Stream } from "../../src/random.ts";
 import { gpuForTests } from "../kernels/harness.ts";
 
 const gpu = gpuForTests();
@@ -83,6 +85,116 @@ describe("the pool", () => {
     const attempt = () => g.allocate(most + 1, "theta");
     expect(attempt).toThrow(DeviceError);
     expect(attempt).toThrow(`theta: a buffer of ${most + 1} bytes is larger than this adapter allows (${most})`);
+  });
+});
+
+/** A device that only counts: bytes of the buffers that exist, the most there ever were, how many were made. */
+function countingDevice() {
+  const count = { bytes: 0, most: 0, made: 0 };
+  const device = {
+    pushErrorScope: () => {},
+    popErrorScope: () => Promise.resolve(null),
+    createBuffer: ({ size }: GPUBufferDescriptor) => {
+      count.made++;
+      count.bytes += size;
+      count.most = Math.max(count.most, count.bytes);
+      return {
+        destroy: () => {
+          count.bytes -= size;
+        },
+      };
+    },
+  };
+  return { count, pool: new BufferPool(device as unknown as GPUDevice, 2 ** 32) };
+}
+
+/** A training step in outline: what the forward keeps grows, the backward gives it back; `n` tokens. */
+function step(pool: BufferPool, n: number, encoder: number): void {
+  const allocate = (bytes: number) => {
+    const buffer = pool.allocate(bytes, "test", () => {}, encoder);
+    buffer.usedBy = encoder;
+    return buffer;
+  };
+  const kept: PooledBuffer[] = [];
+  for (let layer = 0; layer < 4; layer++) {
+    for (const width of [384, 1152, 12, 384, 384, 1536, 1536, 384, 2]) kept.push(allocate(4 * n * width));
+    const brief = allocate(4 * n * 1536);
+    pool.release(brief);
+  }
+  for (let buffer = kept.pop(); buffer; buffer = kept.pop()) {
+    const gradient = allocate(buffer.bytes);
+    pool.release(buffer);
+    pool.release(gradient);
+  }
+}
+
+describe("what the pool holds", () => {
+  test("stays within twice the peak of what was in use, however the batches vary", () => {
+    const { count, pool } = countingDevice();
+    const sizes = new Stream(1, "batches");
+    for (let encoder = 0; encoder < 300; encoder++) {
+      step(pool, 200 + sizes.integer(1400), encoder);
+      pool.shrink(encoder + 1);
+      expect(pool.stats.heldBytes).toBe(count.bytes);
+      expect(pool.stats.idleBytes).toBe(count.bytes);
+    }
+    expect(pool.stats.liveBytes).toBe(0);
+    expect(count.bytes).toBeLessThanOrEqual(2 * pool.stats.peakLiveBytes);
+    // Within a step what the open encoder has used cannot go, so a moment may be above.
+    expect(count.most).toBeLessThan(2.2 * pool.stats.peakLiveBytes);
+  });
+
+  test("equal steps make no buffer after the first, and batches that vary few", () => {
+    const equal = countingDevice();
+    for (let encoder = 0; encoder < 20; encoder++) {
+      step(equal.pool, 777, encoder);
+      equal.pool.shrink(encoder + 1);
+      if (encoder === 0) equal.count.made = 0;
+    }
+    expect(equal.count.made).toBe(0);
+    const varied = countingDevice();
+    const sizes = new Stream(2, "batches");
+    for (let encoder = 0; encoder < 300; encoder++) {
+      step(varied.pool, 600 + sizes.integer(400), encoder);
+      varied.pool.shrink(encoder + 1);
+    }
+    expect(varied.count.made / 300).toBeLessThan(8); // of 81 that a step asks for
+  });
+
+  test("a miss takes the smallest idle buffer of up to twice the size, and counts what was asked for", () => {
+    const { count, pool } = countingDevice();
+    const take = (bytes: number) => pool.allocate(bytes, "test", () => {}, 0);
+    const [a, b, c] = [take(8192), take(2560), take(2048)];
+    for (const buffer of [a, b, c]) pool.release(buffer);
+    const first = take(1200); // of class 1280
+    expect(first).toBe(c);
+    expect(pool.stats).toMatchObject({ liveBytes: 1280, idleBytes: 8192 + 2560, heldBytes: 8192 + 2560 + 2048 });
+    const second = take(1200);
+    expect(second).toBe(b);
+    expect(take(1200)).not.toBe(a);
+    expect(count.made).toBe(4);
+    pool.release(first);
+    pool.release(second);
+    expect(pool.stats).toMatchObject({ liveBytes: 1280, liveBuffers: 1 });
+  });
+
+  test("what has been unused longest goes first, and never what the open encoder has used", () => {
+    const { count, pool } = countingDevice();
+    const sizes = [65536, 81920, 98304, 114688, 131072]; // each too large for the buffers before it
+    const buffers = sizes.map((bytes) => {
+      const buffer = pool.allocate(bytes, "test", () => {}, 6);
+      buffer.usedBy = 6;
+      pool.release(buffer);
+      return buffer;
+    });
+    const held = 491520;
+    expect(count.bytes).toBe(held); // nothing could go, although only 131,072 were ever in use at once
+    for (const [i, buffer] of buffers.entries()) if (i !== 1) buffer.usedBy = 5;
+    pool.shrink(6);
+    expect(count.bytes).toBe(held - 65536 - 98304 - 114688);
+    expect(pool.stats).toMatchObject({ heldBytes: count.bytes, idleBytes: count.bytes });
+    expect(pool.allocate(81920, "test", () => {}, 6)).toBe(buffers[1]);
+    expect(pool.allocate(131072, "test", () => {}, 6)).toBe(buffers[4]);
   });
 });
 

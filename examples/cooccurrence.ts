@@ -36,7 +36,7 @@ export async function cooccurrence(engine: Engine, { left, right, words }: Pairs
     theta,
     loss(pairs: Omit<Pairs, "words">) {
       const logits = ops.embedding(theta.tensor("table"), pairs.left); // [N, V]
-      return { terms: ops.crossEntropy(logits, fromHost(engine.gpu, pairs.right)), count: pairs.left.length };
+      return { nlls: ops.crossEntropy(logits, fromHost(engine.gpu, pairs.right)), count: pairs.left.length };
     },
   };
   const prior = gaussianPrior(theta, { table: { mean: 0, precision } });

@@ -11,8 +11,7 @@ import { exportTensors } from "../../src/model/load.ts";
 import { BertForPreTraining } from "../../src/model/pretraining.ts";
 import { type TensorToWrite, writeSafetensors } from "../../src/model/safetensors.ts";
 import { open } from "../../src/open.ts";
-import { adam, fit, gaussianPrior, logPosterior } from "../../src/train/index.ts";
-import { pretrainingSource } from "../../src/train/pretraining.ts";
+import { adam, fit, gaussianPrior, logPosterior, pretrainingSource } from "../../src/train/index.ts";
 
 export interface PretrainOptions {
   /** The corpus. */

@@ -5,7 +5,6 @@
  */
 import { dirname, join } from "node:path";
 import type { Engine } from "../autograd/index.ts";
-import { maskTokens, nspPairs, packBatch } from "../data/batches.ts";
 import { readLines, readText, sha256File, writeFileAtomic } from "../data/files.ts";
 import { parseJson } from "../data/json.ts";
 import { loadTokenizer } from "../data/load.ts";
@@ -15,9 +14,8 @@ import type { BertTokenizer } from "../data/tokenizer.ts";
 import { InputError } from "../errors.ts";
 import { type BertConfig, parseBertConfig } from "../model/config.ts";
 import { type Checkpoint, hasParameter } from "../model/load.ts";
-import { BertForPreTraining, type PretrainingBatch } from "../model/pretraining.ts";
-import { Stream } from "../random.ts";
-import { adam, gaussianPrior, logPosterior, type Source } from "../train/index.ts";
+import { BertForPreTraining } from "../model/pretraining.ts";
+import { adam, gaussianPrior, logPosterior, pretrainingSource } from "../train/index.ts";
 import { withEngine } from "./device.ts";
 import { lengthFor } from "./examples.ts";
 import { duration } from "./format.ts";
@@ -103,44 +101,6 @@ function readDocuments(path: string): string[][] {
   return filled;
 }
 
-/**
- * Batches of pretraining: sentence pairs drawn anew each epoch, or single sentences where next sentence is not trained;
- * masks drawn anew each step. All from streams named by seed and place, so that a resumed run draws the same.
- */
-function pretrainingSource(
-  documents: readonly string[][],
-  tokenizer: BertTokenizer,
-  options: { seed: number; maxLength: number; nextSentence: boolean; vocabSize: number },
-): Source<PretrainingBatch> {
-  const { seed, maxLength, nextSentence, vocabSize } = options;
-  const sentences = documents.flat();
-  const pairsOf = (epoch: number) => nspPairs(documents, new Stream(seed, "pairs", epoch));
-  let drawn = { epoch: 0, pairs: nextSentence ? pairsOf(0) : [] };
-  const { cls, sep, pad } = tokenizer;
-  return {
-    length: nextSentence ? drawn.pairs.length : sentences.length,
-    // The loss is a mean over the batch: one term.
-    terms: () => 1,
-    batch(rows, { epoch, step, micro }) {
-      if (nextSentence && drawn.epoch !== epoch) drawn = { epoch, pairs: pairsOf(epoch) };
-      const chosen = rows.map((row) => drawn.pairs[row]);
-      const examples = rows.map((row, i) =>
-        tokenizer.encode(chosen[i]?.first ?? sentences[row] ?? "", chosen[i]?.second, { maxLength }),
-      );
-      const packed = packBatch(examples.map(({ ids, typeIds }) => ({ ids, typeIds })));
-      const stream = new Stream(seed, "mask", step, micro);
-      const masked = maskTokens(packed, { stream, vocabSize, maskId: tokenizer.mask, specialIds: [cls, sep, pad] });
-      return {
-        ...packed,
-        ids: masked.ids,
-        maskedRows: masked.positions,
-        maskedTargets: masked.targets,
-        ...(nextSentence ? { nextSentence: Uint32Array.from(chosen, (pair) => pair?.label ?? 0) } : {}),
-      };
-    },
-  };
-}
-
 async function train(
   engine: Engine,
   options: PretrainOptions,
@@ -172,8 +132,7 @@ async function train(
   });
   const { epochs, batch, lr, warmup, schedule } = options;
   const prior = gaussianPrior(model, { encoder: { precision: 0 }, head: { precision: 0 } });
-  const N = Math.ceil(source.length / batch);
-  const training = new Training(logPosterior<PretrainingBatch>(model, prior, { N }), source, {
+  const training = new Training(logPosterior(model, prior, { N: source.length }), source, {
     folder,
     out,
     fit: { epochs, batch, seed, warmup, schedule, optimizer: adam({ lr }) },

@@ -327,11 +327,11 @@ export class BertForSequenceClassification {
   }
 
   /** −log p(y | x, θ) of every sequence, in nats: → [B]. The batch has labels. */
-  loss(batch: PackedBatch, keys?: DropoutKeys): { terms: Tensor; count: number; logits: Tensor } {
+  loss(batch: PackedBatch, keys?: DropoutKeys): { nlls: Tensor; count: number; logits: Tensor } {
     if (!batch.labels) throw new Error("loss: the batch has no labels");
     const logits = this.logits(batch, keys);
     const targets = fromHost(this.engine.gpu, batch.labels);
-    return { terms: ops.crossEntropy(logits, targets), count: batch.sequences, logits };
+    return { nlls: ops.crossEntropy(logits, targets), count: batch.sequences, logits };
   }
 
   dispose(): void {

@@ -94,12 +94,16 @@ export class BertForPreTraining {
     return ops.linear(normalised, this.theta.tensor("bert.embeddings.word_embeddings.weight"), { bias: p("bias") });
   }
 
-  /** Mean masked-token NLL + mean next-sentence NLL, nats: `terms` [1], with its parts. */
+  /**
+   * NLLs in nats, [B], a likelihood term a sequence (a pair of sentences, or a sentence). A term is the mean NLL over all
+   * masked tokens of the batch (`mlm`, [1]) plus the pair's own next-sentence NLL (`nsp`, [B]): their mean over the batch
+   * is BERT's pretraining loss, mean MLM + mean NSP, and every masked token of a batch has the same weight.
+   */
   loss(
     batch: PretrainingBatch,
     keys?: DropoutKeys,
   ): {
-    terms: Tensor;
+    nlls: Tensor;
     count: number;
     mlm: Tensor;
     nsp: Tensor | undefined;
@@ -107,18 +111,25 @@ export class BertForPreTraining {
     relationship: Tensor | undefined;
   } {
     const { encoder, engine, theta } = this;
+    const count = batch.sequences;
     const device = encoder.upload(batch);
     const x = encoder.states(device, keys, 1).at(-1) as Tensor;
     const predictions = this.predictions(x, batch.maskedRows);
     const mlm = ops.mean(ops.crossEntropy(predictions, fromHost(engine.gpu, batch.maskedTargets)));
+    const ones = engine.tensor(new Float32Array(count).fill(1), [count, 1]);
+    /** [1] → [B], `nsp` added. */
+    const spread = (nsp?: Tensor) => {
+      const residual = nsp && ops.reshape(nsp, [count, 1]);
+      return ops.reshape(ops.linear(ones, ops.reshape(mlm, [1, 1]), residual ? { residual } : {}), [count]);
+    };
     if (!this.hasNextSentence || !batch.nextSentence)
-      return { terms: mlm, count: 1, mlm, nsp: undefined, predictions, relationship: undefined };
+      return { nlls: spread(), count, mlm, nsp: undefined, predictions, relationship: undefined };
     const pooled = encoder.pooler(ops.rows(x, device.first));
     const relationship = ops.linear(pooled, theta.tensor("cls.seq_relationship.weight"), {
       bias: theta.tensor("cls.seq_relationship.bias"),
     });
-    const nsp = ops.mean(ops.crossEntropy(relationship, fromHost(engine.gpu, batch.nextSentence)));
-    return { terms: ops.add(mlm, nsp), count: 1, mlm, nsp, predictions, relationship };
+    const nsp = ops.crossEntropy(relationship, fromHost(engine.gpu, batch.nextSentence)); // [B]
+    return { nlls: spread(nsp), count, mlm, nsp, predictions, relationship };
   }
 
   dispose(): void {

@@ -11,7 +11,14 @@ import { createStatus, empty, NdArray, readIndices, STATUS, vectorTerms } from "
 import { streamKey } from "../random.ts";
 import { captureState, fingerprint, restoreState, type StateParts, type TrainState } from "./checkpoint.ts";
 import { divergedError, firstNonFinite } from "./diverged.ts";
-import { backward, combineTerms, type LogPosterior, type Stretch, stretchesOf, type Terms } from "./objective.ts";
+import {
+  accumulateGradient,
+  combineTerms,
+  type LogPosterior,
+  type Stretch,
+  stretchesOf,
+  type Terms,
+} from "./objective.ts";
 import type { Optimizer, UpdateContext } from "./optimizers.ts";
 import { expectGroups } from "./prior.ts";
 import { type ScheduleOptions, schedule } from "./schedule.ts";
@@ -209,8 +216,8 @@ export class Trainer<B = PackedBatch> {
       const batch = this.#source.batch(rows, { epoch: plan.epoch, step, micro });
       // Replica 0: training runs one copy of the model; members of a posterior have the others.
       const keys = (site: number) => streamKey(seed, "dropout", step, micro, 0, site);
-      const term = backward(this.target, batch, plan.average, dropout ? keys : undefined);
-      const expected = this.#source.terms?.(rows) ?? rows.length;
+      const term = accumulateGradient(this.target, batch, plan.average, dropout ? keys : undefined);
+      const expected = this.#source.termCount?.(rows) ?? rows.length;
       if (term.count !== expected) {
         throw new Error(`the likelihood has ${term.count} terms where its source counts ${expected}`);
       }

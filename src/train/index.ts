@@ -14,6 +14,7 @@ export {
   type SgdSettings,
   sgd,
 } from "./optimizers.ts";
+export { type PretrainingOptions, pretrainingSource } from "./pretraining.ts";
 export { type GaussianPriorSpec, type GroupPrior, gaussianPrior, type Prior } from "./prior.ts";
 export { type ScheduleName, type ScheduleOptions, schedule } from "./schedule.ts";
 export { exampleSource, type PlanOptions, type Source } from "./source.ts";

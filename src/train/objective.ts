@@ -15,8 +15,8 @@ import type { Prior } from "./prior.ts";
 export interface Likelihood<B> {
   readonly engine: Engine;
   readonly theta: Theta;
-  /** −log p of each likelihood term (a sentence, or a labelled token) in nats, [count]. Called inside `engine.step`. */
-  loss(batch: B, dropout?: DropoutKeys): { terms: Tensor; count: number };
+  /** −log p of each likelihood term (a sentence, a pair, or a labelled token) in nats, [count]. Inside `engine.step`. */
+  loss(batch: B, dropout?: DropoutKeys): { nlls: Tensor; count: number };
 }
 
 export interface LogPosterior<B> {
@@ -45,9 +45,14 @@ export interface NllTerm {
 }
 
 /** Forward and backward of one batch: adds ∇(Σ NLL / average) to θ's gradient vector. Inside `engine.step`. */
-export function backward<B>(target: LogPosterior<B>, batch: B, average: number, dropout?: DropoutKeys): NllTerm {
-  const { terms, count } = target.model.loss(batch, dropout);
-  const loss = ops.sum(terms, 1 / average);
+export function accumulateGradient<B>(
+  target: LogPosterior<B>,
+  batch: B,
+  average: number,
+  dropout?: DropoutKeys,
+): NllTerm {
+  const { nlls, count } = target.model.loss(batch, dropout);
+  const loss = ops.sum(nlls, 1 / average);
   target.model.engine.backward(loss);
   return { loss, count };
 }
@@ -93,9 +98,8 @@ export function combineTerms(
   let prior2 = 0;
   let gradient2 = 0;
   let distance2 = 0;
-  for (const [r, { precision, inEncoder }] of stretches.entries()) {
+  for (const [r, { precision, priorScale: s, inEncoder }] of stretches.entries()) {
     const [gg = 0, dd = 0, gd = 0] = [sums[4 * r], sums[4 * r + 1], sums[4 * r + 2]];
-    const s = precision / N;
     logPrior -= 0.5 * precision * dd;
     likelihood2 += gg;
     prior2 += s * s * dd;

@@ -15,16 +15,18 @@ export interface PretrainingOptions {
   maxLength: number;
   /** False: single sentences, no next-sentence task. */
   nextSentence?: boolean;
+  /** Masked tokens that become a random one draw it from ids below this; default: the tokenizer's. */
+  vocabSize?: number;
 }
 
 /**
- * A source of masked pairs (or single sentences). One likelihood term a batch: its mean MLM + mean NSP loss. RangeError:
- * fewer than two documents where pairs are asked for.
+ * A source of masked pairs (or single sentences), for `BertForPreTraining`. Its length is the number of likelihood terms,
+ * a pair (or sentence) each, and so N. RangeError: fewer than two documents where pairs are asked for.
  */
 export function pretrainingSource(
   documents: readonly (readonly string[])[],
   tokenizer: BertTokenizer,
-  { seed = 0, maxLength, nextSentence = true }: PretrainingOptions,
+  { seed = 0, maxLength, nextSentence = true, vocabSize = tokenizer.vocabSize }: PretrainingOptions,
 ): Source<PretrainingBatch> {
   const sentences = documents.flat();
   const drawn: { epoch: number; pairs: SentencePair[] } = { epoch: -1, pairs: [] };
@@ -33,10 +35,9 @@ export function pretrainingSource(
       Object.assign(drawn, { epoch, pairs: nspPairs(documents, new Stream(seed, "nsp", epoch)) });
     return drawn.pairs;
   };
-  const { cls, sep, pad, mask, vocabSize } = tokenizer;
+  const { cls, sep, pad, mask } = tokenizer;
   return {
     length: nextSentence ? pairsOf(0).length : sentences.length,
-    terms: () => 1,
     batch(rows, { epoch, step, micro }) {
       const pairs = nextSentence ? pairsOf(epoch) : undefined;
       const packed = packBatch(

@@ -27,7 +27,7 @@ export interface Source<B> {
   readonly length: number;
   batch(rows: readonly number[], place: BatchPlace): B;
   /** Likelihood terms that a batch of these rows holds; default: one a row. */
-  terms?(rows: readonly number[]): number;
+  termCount?(rows: readonly number[]): number;
   /** Tokens of each example, for batches of a token budget. */
   readonly lengths?: ArrayLike<number>;
 }
@@ -113,7 +113,7 @@ export class Plan {
     const micro = batchesOfEpoch(length, size, order);
     const steps: number[][][] = [];
     for (let i = 0; i < micro.length; i += accumulate) steps.push(micro.slice(i, i + accumulate));
-    const terms = micro.reduce((sum, rows) => sum + (this.#source.terms?.(rows) ?? rows.length), 0);
+    const terms = micro.reduce((sum, rows) => sum + (this.#source.termCount?.(rows) ?? rows.length), 0);
     this.#current = { epoch, steps, average: terms / steps.length };
     return this.#current;
   }

@@ -3,7 +3,7 @@
  * prediction at masked positions, and the gradient of every parameter.
  */
 import { describe, expect, test } from "vitest";
-import { Engine } from "../../src/autograd/index.ts";
+import { Engine, ops } from "../../src/autograd/index.ts";
 import { readArray } from "../../src/kernels/index.ts";
 import type { Checkpoint } from "../../src/model/load.ts";
 import { BertForPreTraining } from "../../src/model/pretraining.ts";
@@ -53,14 +53,15 @@ describe.skipIf(!hasShared)(named("random BERT, pretraining heads", hasShared), 
       nextSentence: Uint32Array.from(reference.ints("nsp_labels")),
     };
     const reads = engine.step(() => {
-      const { terms, mlm, nsp, predictions, relationship } = model.loss(batch);
+      const { nlls, mlm, nsp, predictions, relationship } = model.loss(batch);
       const early = {
         mlm: mlm.item(),
-        nsp: nsp?.item(),
+        nsp: nsp && ops.mean(nsp).item(),
+        whole: ops.mean(nlls).item(),
         predictions: predictions.read(),
         relationship: relationship?.read(),
       };
-      engine.backward(terms);
+      engine.backward(ops.mean(nlls));
       return { ...early, gradient: readArray(engine.gpu, model.theta.gradient()) };
     });
 
@@ -68,6 +69,7 @@ describe.skipIf(!hasShared)(named("random BERT, pretraining heads", hasShared), 
     // Two losses of about 5 and 1 nats in float32.
     expect(Math.abs((await reads.mlm) - loss.mlm)).toBeLessThan(5e-6);
     expect(Math.abs(((await reads.nsp) ?? Number.NaN) - loss.nsp)).toBeLessThan(5e-6);
+    expect(Math.abs((await reads.whole) - loss.mlm - loss.nsp)).toBeLessThan(5e-6);
     const all = reference.floats("prediction_logits");
     const expected = padded.flatMap((position) => [...all.subarray(position * 120, (position + 1) * 120)]);
     expect(maxDifference(await reads.predictions, expected)).toBeLessThan(

@@ -10,7 +10,7 @@ import type { PackedBatch } from "../../src/data/batches.ts";
 import { readArray } from "../../src/kernels/index.ts";
 import { BertForSequenceClassification } from "../../src/model/bert.ts";
 import { Trainer } from "../../src/train/fit.ts";
-import { backward, logPosterior } from "../../src/train/objective.ts";
+import { accumulateGradient, logPosterior } from "../../src/train/objective.ts";
 import { adam, type Optimizer, sgd } from "../../src/train/optimizers.ts";
 import { gaussianPrior } from "../../src/train/prior.ts";
 import type { Source } from "../../src/train/source.ts";
@@ -71,7 +71,7 @@ describe.skipIf(!hasMiniLM || !asked)(title, () => {
     const { loss, logits, grad } = engine.step(() => {
       theta.zeroGradient();
       const logits = engine.noGrad(() => model.logits(batch).read());
-      const { loss } = backward(target, batch, 16);
+      const { loss } = accumulateGradient(target, batch, 16);
       return { loss: loss.read(), logits, grad: readArray(engine.gpu, theta.gradient()) };
     });
     const { info } = reference;
@@ -165,7 +165,7 @@ describe.skipIf(!hasMiniLM || !asked)(title, () => {
     }
     const { loss } = engine.step(() =>
       engine.noGrad(() => ({
-        loss: model.loss(source.batch([...Array(16).keys()], { epoch: 0, step: 1, micro: 0 })).terms.read(),
+        loss: model.loss(source.batch([...Array(16).keys()], { epoch: 0, step: 1, micro: 0 })).nlls.read(),
       })),
     );
     const nll = (await loss).reduce((sum, term) => sum + term, 0) / 16;

@@ -100,7 +100,7 @@ describe("readouts", () => {
           { ...a, label: 0 },
           { ...b, label: 1 },
         ]);
-        engine.backward(ops.sum(model.loss(batch).terms));
+        engine.backward(ops.sum(model.loss(batch).nlls));
         return { gradient: readArray(engine.gpu, model.theta.gradient()) };
       });
       const numbers = await gradient;

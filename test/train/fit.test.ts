@@ -122,10 +122,10 @@ describe("the loop", () => {
     const model = {
       ...base,
       loss(rows: Rows) {
-        const { terms, count } = base.loss(rows);
+        const { nlls, count } = base.loss(rows);
         // + a constant infinity: no gradient flows from it.
         const shift = base.engine.tensor(new Float32Array(count).fill(Number.POSITIVE_INFINITY));
-        return { terms: ops.add(terms, shift), count };
+        return { nlls: ops.add(nlls, shift), count };
       },
     };
     const prior = gaussianPrior(base, { encoder: { precision: 0 } });
@@ -227,10 +227,10 @@ describe("the loop", () => {
   });
 });
 
-/** A likelihood whose terms are a product of x and the weights: nothing bounds it. */
+/** A likelihood whose NLLs are a product of x and the weights: nothing bounds it. */
 function unbounded({ engine, theta }: Toy): Toy["loss"] {
   return ({ x, y, d }) => {
     const product = ops.linear(engine.tensor(x, [y.length, d]), theta.tensor("w1")); // [n, h]
-    return { terms: ops.sum(product), count: y.length };
+    return { nlls: ops.sum(product), count: y.length };
   };
 }

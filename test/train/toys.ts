@@ -44,7 +44,7 @@ export function linearRegression(engine: Engine, d: number, sigma2: number, star
       const n = y.length;
       const mean = ops.linear(engine.tensor(x, [n, d]), theta.tensor("w")); // [n, 1]
       const error = ops.subtract(mean, engine.tensor(y, [n, 1]));
-      return { terms: ops.reshape(ops.scale(ops.multiply(error, error), 0.5 / sigma2), [n]), count: n };
+      return { nlls: ops.reshape(ops.scale(ops.multiply(error, error), 0.5 / sigma2), [n]), count: n };
     },
     dispose: () => theta.dispose(),
   };
@@ -93,7 +93,7 @@ export function twoLayers(
     logits,
     loss(rows, keys) {
       const targets = fromHost(engine.gpu, Uint32Array.from(rows.y));
-      return { terms: ops.crossEntropy(logits(rows, keys), targets), count: rows.y.length };
+      return { nlls: ops.crossEntropy(logits(rows, keys), targets), count: rows.y.length };
     },
     dispose: () => theta.dispose(),
   };

@@ -4,10 +4,10 @@
  */
 
 import { adapterText } from "../src/cli/output.ts";
+import { copies as copyCeilings, multiplyAdd as multiplyAddCeiling } from "../src/gpu/index.ts";
 import { openGpu } from "../src/gpu/node.ts";
 import { cases as attention } from "./attention.ts";
 import type { BenchCase } from "./case.ts";
-import * as ceilings from "./ceilings.ts";
 import { cases as elementwise } from "./elementwise.ts";
 import { hostCases } from "./host.ts";
 import { cases as layernorm } from "./layernorm.ts";
@@ -54,9 +54,9 @@ for (const [group, make] of Object.entries(GROUPS)) {
   for (const body of bodies) if (!wanted.includes(body)) await body.dispose?.();
   if (wanted.length === 0) continue;
   // Before every group: on a shared machine the ceiling moves within a run.
-  const multiplyAdd = await measure(gpu, ceilings.multiplyAdd(gpu), { maxTime: 0.5 });
+  const multiplyAdd = await measure(gpu, multiplyAddCeiling(gpu), { maxTime: 0.5 });
   const copies: BenchRow[] = [];
-  for (const body of ceilings.copies(gpu)) copies.push(await measure(gpu, body, { maxTime: 0.5 }));
+  for (const body of copyCeilings(gpu)) copies.push(await measure(gpu, body, { maxTime: 0.5 }));
   const copy = copies.reduce((a, b) => ((b.gbps ?? 0) > (a.gbps ?? 0) ? b : a));
   const limits = { gflops: multiplyAdd.gflops ?? Number.NaN, gbps: copy.gbps ?? Number.NaN };
   const add = (row: BenchRow) => {

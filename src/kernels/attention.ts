@@ -25,6 +25,8 @@ export interface AttentionPlan {
   count: number;
   sequences: number;
   tokens: number;
+  /** Σ T² over the sequences: what the work is proportional to. */
+  pairs: number;
 }
 
 export interface AttentionOptions {
@@ -51,9 +53,11 @@ export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(g
   const fits = lanes === 4 || lanes === 8;
   const most = family === "subgroup" && fits ? lanes : PLAIN_ROWS;
   const tiles: number[] = [];
+  let pairs = 0;
   for (let b = 0; b + 1 < starts.length; b++) {
     const [first, end] = [starts[b] ?? 0, starts[b + 1] ?? 0];
     if (end < first) throw new RangeError(`attentionPlan: starts fall from ${first} to ${end} at sequence ${b}`);
+    pairs += (end - first) ** 2;
     for (let row = first; row < end; row += most) tiles.push(row, Math.min(row + most, end), first, end);
   }
   if (starts[0] !== 0) throw new RangeError(`attentionPlan: starts begin with ${starts[0]}, expected 0`);
@@ -65,6 +69,7 @@ export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(g
     count,
     sequences: starts.length - 1,
     tokens: starts.at(-1) ?? 0,
+    pairs,
   };
 }
 
@@ -122,6 +127,9 @@ function headSizes(
   return { c, d };
 }
 
+/** Products of T × T × D that each kernel does: q kᵀ and P v forward; backward q kᵀ and dy vᵀ anew, then dQ, or dK and dV. */
+const PRODUCTS = { forward: 2, backwardQuery: 3, backwardKey: 4 } as const;
+
 function launch(
   gpu: Gpu,
   entry: "forward" | "backwardQuery" | "backwardKey",
@@ -145,6 +153,7 @@ function launch(
     bindings,
     params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), d / 4, k0, k1],
     grid: grid(subgroup ? pairs : Math.ceil((pairs * PLAIN_ROWS) / threads)),
+    work: { flops: 2 * PRODUCTS[entry] * plan.pairs * heads * d },
   });
 }
 

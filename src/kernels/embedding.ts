@@ -39,7 +39,7 @@ function lookUp(gpu: Gpu, op: string, lookups: readonly Lookup[]): NdArray {
   const c = dims.C ?? 0;
   const y = empty(gpu, [n, c], "f32", op);
   const bindings = [first.ids, first.table, y, ...others.flatMap(({ table, ids }) => [ids, table])];
-  launch(gpu, `${op}.forward`, entry, bindings, n, c, 0, false);
+  launch(gpu, `${op}.forward`, entry, bindings, n, c, 0, false, lookups.length * n);
   return y;
 }
 
@@ -131,17 +131,17 @@ export function gatherBackward(
   const c = shape[1];
   if (!accumulate) gpu.clear(array);
   const { direct, chunks, combined } = plan;
-  if (direct > 0) launch(gpu, op, "sumRows", [plan.jobs, dy, array], direct, c, 0, accumulate);
+  if (direct > 0) launch(gpu, op, "sumRows", [plan.jobs, dy, array], direct, c, 0, accumulate, plan.tokens);
   if (chunks > 0) {
     const scratch = empty(gpu, [chunks, c], "f32", op);
-    launch(gpu, op, "sumRows", [plan.jobs, dy, scratch], chunks, c, direct, false);
-    launch(gpu, op, "sumRows", [plan.jobs, scratch, array], combined, c, direct + chunks, accumulate);
+    launch(gpu, op, "sumRows", [plan.jobs, dy, scratch], chunks, c, direct, false, plan.tokens);
+    launch(gpu, op, "sumRows", [plan.jobs, scratch, array], combined, c, direct + chunks, accumulate, chunks);
     gpu.release(scratch.buffer);
   }
   return array;
 }
 
-/** Channels that are a multiple of 4 go as vec4. */
+/** Channels that are a multiple of 4 go as vec4. `read`: rows read, at most; the tables that are bound have more. */
 function launch(
   gpu: Gpu,
   op: string,
@@ -151,6 +151,7 @@ function launch(
   c: number,
   job: number,
   accumulate: boolean,
+  read: number,
 ): void {
   const vector = c % 4 === 0;
   const columns = vector ? c / 4 : c;
@@ -164,6 +165,7 @@ function launch(
     bindings,
     params: [rows, columns, strips, job, accumulate ? 1 : 0],
     grid: grid(Math.ceil((rows * strips) / 64)),
+    work: { bytes: 4 * (read + rows) * c },
   });
 }
 

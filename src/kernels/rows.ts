@@ -86,6 +86,7 @@ function move(gpu: Gpu, op: string, entry: string, bindings: View[], rows: numbe
     bindings,
     params: [rows, vectors, lanes, bound, from[0] / step, from[1] / step, to[0] / step, to[1] / step, NAN_BITS],
     grid: grid(Math.ceil((rows * lanes) / 64)),
+    work: { bytes: 2 * 4 * rows * width },
   });
 }
 

@@ -1,0 +1,86 @@
+/**
+ * @file The ceilings of this adapter: multiply-adds, and a copy of 64 MiB (a kernel whose arrays fit a cache may exceed
+ * it). Measured in the same process as whatever is given a share of them, by the benches and by the profile.
+ */
+import { type Gpu, grid, type View } from "./gpu.ts";
+
+const ROUNDS = 2048;
+/** vec4 multiply-adds a thread does in a round. */
+const FMAS = 12;
+const GROUPS = 512;
+const COPY_BYTES = 64 * 2 ** 20;
+
+/** What an adapter does at best. */
+export interface Ceilings {
+  /** f32 multiply-adds in registers, each two operations. */
+  gflops: number;
+  /** Bytes read and written together. */
+  gbps: number;
+}
+
+/** One way to measure a ceiling. `run` records it once. */
+export interface CeilingRun {
+  name: string;
+  shape: Record<string, number>;
+  flops?: number;
+  bytes?: number;
+  run(): void;
+  dispose(): void;
+}
+
+/** Multiply-adds of f32 in registers. */
+export function multiplyAdd(gpu: Gpu): CeilingRun {
+  const bindings = [1024, GROUPS * 64 * 4].map((count) => array(gpu, 4 * count));
+  // Ordinary numbers: on a CPU adapter, subnormal ones and NaN have a speed of their own.
+  gpu.write(bindings[0] as View, new Float32Array(1024).fill(0.5));
+  const flops = GROUPS * 64 * ROUNDS * FMAS * 4 * 2;
+  return {
+    name: "ceiling.multiplyAdd",
+    shape: { threads: GROUPS * 64, rounds: ROUNDS },
+    flops,
+    run: () =>
+      gpu.dispatch({
+        op: "ceiling.multiplyAdd",
+        shader: "ceiling",
+        entry: "multiply_add",
+        bindings,
+        params: [ROUNDS, 0],
+        grid: [GROUPS, 1, 1],
+        work: { flops },
+      }),
+    dispose: () => release(gpu, bindings),
+  };
+}
+
+/** A copy by a shader: both ways to lay it out, of which the better counts. */
+export function copies(gpu: Gpu): CeilingRun[] {
+  return (["copy", "copy_coalesced"] as const).map((entry) => {
+    const bindings = [array(gpu, COPY_BYTES), array(gpu, COPY_BYTES)];
+    // Else the driver may clear it within the copy that is timed.
+    for (const view of bindings) gpu.clear(view);
+    const count = COPY_BYTES / 16;
+    return {
+      name: "ceiling.copy",
+      shape: { bytes: COPY_BYTES },
+      bytes: 2 * COPY_BYTES,
+      run: () =>
+        gpu.dispatch({
+          op: `ceiling.${entry}`,
+          shader: "ceiling",
+          entry,
+          bindings,
+          params: [0, count],
+          grid: grid(count / 256),
+        }),
+      dispose: () => release(gpu, bindings),
+    };
+  });
+}
+
+function array(gpu: Gpu, byteLength: number): View {
+  return { buffer: gpu.allocate(byteLength, "ceiling"), byteOffset: 0, byteLength };
+}
+
+function release(gpu: Gpu, views: readonly View[]): void {
+  for (const { buffer } of views) gpu.release(buffer);
+}

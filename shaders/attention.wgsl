@@ -19,7 +19,7 @@ override THREADS = 64u;     // a multiple of 8; few where cores are few and the 
 // --- tile
 const D4 = 4u;              // vec4s of a head: D / 4
 // --- end
-const LIMIT = 65536u;       // a constant bound lets the compiler prove the loops finite
+const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
 const LOWEST = -3.4028234e38;  // where a maximum starts: −∞ would make −∞ − (−∞) of a row that begins with −∞
 
 fn isNan(v: f32) -> bool { return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u; }

@@ -18,7 +18,7 @@ const D4 = 8u;                 // vec4s of a head: D / 4
 const LANES = 8u;              // subgroup size: 4 or 8
 // --- end
 const PER = (D4 + LANES - 1u) / LANES;  // vec4s of a row in one lane
-const LIMIT = 65536u;          // a constant bound lets the compiler prove the loops finite
+const LIMIT = 0xffffffffu;     // a constant bound lets the compiler prove the loops finite
 const LOWEST = -3.4028234e38;  // where a maximum starts: −∞ would make −∞ − (−∞) of a row that begins with −∞
 
 alias Slice = array<vec4f, PER>;          // of one row, the vec4s t, t + LANES … of lane t

@@ -11,7 +11,7 @@ alias V = vec4f;  // f32 where C is no multiple of 4
 struct P { rows: u32, width: u32, block: u32, accumulate: u32 }  // width: V in a row; block: rows a thread adds
 var<immediate> p: P;
 
-const LIMIT = 1048576u;  // a constant bound lets the compiler prove the loops finite
+const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
 
 @group(0) @binding(0) var<storage, read> x: array<V>;         // [N, width]
 @group(0) @binding(1) var<storage, read_write> y: array<V>;   // partial: [blocks, width]; finish: [width]

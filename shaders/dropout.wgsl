@@ -9,7 +9,7 @@
 struct P { size: u32, per: u32, threshold: u32, scale: f32, key: vec2u }
 var<immediate> p: P;
 
-const LIMIT = 65536u;  // a constant bound lets the compiler prove the loop finite
+const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loop finite
 
 /// A thread's first vec4, and how many it has; they are 64 apart.
 fn share(w: u32, t: u32) -> vec2u {

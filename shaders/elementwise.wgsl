@@ -12,7 +12,7 @@ struct P { size: u32, per: u32, alpha: f32, shift: f32, bits: u32, c: u32 }
 var<immediate> p: P;
 
 override OP = 0u;
-const LIMIT = 65536u;  // a constant bound lets the compiler prove the loops finite
+const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
 
 /// A thread's first vec4, and how many it has; they are 64 apart.
 fn share(w: u32, t: u32) -> vec2u {

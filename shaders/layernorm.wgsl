@@ -13,7 +13,7 @@ const SHARE = 1.0;    // 0.25: V's lanes among the four that `total` adds
 struct P { rows: u32, width: u32, eps: f32, block: u32 }  // width: V in a row; block: rows whose dγ a thread adds
 var<immediate> p: P;
 
-const LIMIT = 1048576u;  // a constant bound lets the compiler prove the loops finite
+const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
 
 /// The sum of the lanes. vec4f(v) leaves a vec4 alone and repeats a scalar four times.
 fn total(v: V) -> f32 { let w = vec4f(v); return ((w.x + w.y) + (w.z + w.w)) * SHARE; }

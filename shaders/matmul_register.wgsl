@@ -13,7 +13,7 @@ override ACT = 0u;            // 0 none, 1 gelu, 2 gelu_tanh, 3 relu, 4 silu, 5 
 override RESIDUAL = false;
 override ACCUMULATE = false;  // add to what C holds
 
-const LIMIT = 16777216u;      // a constant bound lets the compiler prove the loops finite
+const LIMIT = 0xffffffffu;    // a constant bound lets the compiler prove the loops finite
 
 @group(0) @binding(0) var<storage, read> a: array<f32>;         // [G, M, K], TN: [G, K, M]
 @group(0) @binding(1) var<storage, read> b: array<f32>;         // [G, K, N], NT: [G, N, K]

@@ -10,7 +10,7 @@ var<immediate> p: P;
 override SQUARE = false;
 const PER = 32u;
 const FOLD = 64u;
-const LIMIT = 1048576u;  // a constant bound lets the compiler prove the loops finite
+const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
 
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;             // [count / 4], rounded up
 @group(0) @binding(1) var<storage, read_write> sums: array<f32>;      // [first + threads]

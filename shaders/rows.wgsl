@@ -12,7 +12,7 @@ alias V = vec4f;  // f32 where a width or an offset is no multiple of 4
 struct P { rows: u32, width: u32, lanes: u32, bound: u32, fromStride: u32, fromOffset: u32, toStride: u32, toOffset: u32, nan: u32 }
 var<immediate> p: P;
 
-const LIMIT = 1048576u;  // a constant bound lets the compiler prove the loops finite
+const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
 
 @group(0) @binding(0) var<storage, read> x: array<V>;          // gather: [N, width], scatter: [M, width], columns: [N, fromStride]
 @group(0) @binding(1) var<storage, read_write> y: array<V>;    // gather: [M, width], scatter: [N, width], columns: [N, toStride]

@@ -61,6 +61,11 @@ describe("every shader", () => {
 
       test("each binding says its shape", () => expect(bindingsWithoutShape(source)).toEqual([]));
 
+      // A smaller bound would leave the rest of a longer array out, and nobody would hear of it.
+      test("its loops' constant bound is no limit", () => {
+        for (const [, value] of source.matchAll(/\bLIMIT = (\w+);/g)) expect(value).toBe("0xffffffffu");
+      });
+
       test("has entry points, and each makes a pipeline with the defaults", async (context) => {
         const { device } = gpu();
         const entries = entryPoints(source);

@@ -14,6 +14,8 @@ export type AttentionFamily = "subgroup" | "plain";
 /** Rows of a tile of the plain family. */
 const PLAIN_ROWS = 8;
 const MAX_HEAD_SIZE = 128;
+/** Rows of a sequence: the mask counts keys by fours in 16 bits; one more would run into the next head's numbers. */
+const MAX_LENGTH = 4 * 65536;
 
 export interface AttentionPlan {
   /** [B+1]: sequence b has the rows starts[b] … starts[b+1] − 1. */
@@ -46,7 +48,8 @@ export interface AttentionResult {
 
 /**
  * The tiles of a batch, uploaded; one plan serves all layers. It belongs to the open scope. `family` is a wish of tests
- * and benches: where the subgroup family cannot run, the plain one does.
+ * and benches: where the subgroup family cannot run, the plain one does. Throws RangeError on starts that do not begin
+ * with 0 or that fall, and on a sequence of more than 262,144 rows.
  */
 export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(gpu)): AttentionPlan {
   const lanes = gpu.adapter.subgroupSize;
@@ -58,6 +61,9 @@ export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(g
     const [first, end] = [starts[b] ?? 0, starts[b + 1] ?? 0];
     if (end < first) throw new RangeError(`attentionPlan: starts fall from ${first} to ${end} at sequence ${b}`);
     pairs += (end - first) ** 2;
+    if (end - first > MAX_LENGTH) {
+      throw new RangeError(`attentionPlan: sequence ${b} has ${end - first} rows; at most ${MAX_LENGTH}`);
+    }
     for (let row = first; row < end; row += most) tiles.push(row, Math.min(row + most, end), first, end);
   }
   if (starts[0] !== 0) throw new RangeError(`attentionPlan: starts begin with ${starts[0]}, expected 0`);

@@ -209,6 +209,9 @@ describe("attention", () => {
       expect(() => attention(g, x, plan, { heads: 3, dropout: { p: 1, key: [0, 0] } })).toThrow("p is 1");
       expect(() => attentionPlan(g, Uint32Array.from([0, 3, 2]))).toThrow("starts fall from 3 to 2 at sequence 1");
       expect(() => attentionPlan(g, Uint32Array.from([1, 3]))).toThrow("starts begin with 1");
+      expect(() => attentionPlan(g, Uint32Array.from([0, 5, 5 + 262145]))).toThrow(
+        "attentionPlan: sequence 1 has 262145 rows; at most 262144",
+      );
     });
   });
 });

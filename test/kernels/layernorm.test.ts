@@ -45,6 +45,21 @@ describe("layerNorm", () => {
     });
   }
 
+  test("a row of more than 2²⁰ numbers is taken to its end", async () => {
+    const g = gpu();
+    const c = 2 ** 20 + 1;
+    const x = new Float32Array(c);
+    x[c - 1] = 1000;
+    const ones = new Float32Array(c).fill(1);
+    const [y, dx] = await run(g, () => {
+      const [X, G] = [fromHost(g, x, [1, c]), fromHost(g, ones)];
+      const { y, stats } = layerNorm(g, X, G, fromHost(g, new Float32Array(c)), 1e-5);
+      return [y, layerNormBackward(g, X, X, G, stats).dx];
+    });
+    expectClose(y ?? [], layerNormReference(x, ones, new Float32Array(c), 1e-5), { rtol: 1e-4, atol: 1e-5 });
+    expectClose(dx ?? [], layerNormBackwardReference(x, x, ones, 1e-5).dx, { rtol: 1e-4, atol: 1e-3 });
+  });
+
   test("many rows: the column sums take more than one stage's block", async () => {
     const g = gpu();
     const [n, c] = [2500, 8];

@@ -79,6 +79,19 @@ for (const [lengths, c] of SIZES) {
   });
 }
 
+test("a sequence of more than 2²⁰ rows is taken to its end, forward and backward", async () => {
+  const g = gpu();
+  const n = 2 ** 20 + 1;
+  const x = new Float32Array(n);
+  x[n - 1] = n;
+  const [mean, max, dx] = await run(g, () => {
+    const [X, starts] = [fromHost(g, x, [n, 1]), fromHost(g, Uint32Array.of(0, n))];
+    const dy = fromHost(g, [n], [1, 1]);
+    return [segmentMean(g, X, starts, 1), segmentMax(g, X, starts, 1).y, segmentMeanBackward(g, dy, starts, n)];
+  });
+  expect([mean?.[0], max?.[0], dx?.[n - 1]]).toEqual([1, n, 1]);
+});
+
 test.each([1, 4])("the first of equal maxima, the first NaN, infinities (%i channels)", async (c) => {
   const g = gpu();
   const [inf, nan] = [Number.POSITIVE_INFINITY, Number.NaN];

@@ -4,7 +4,7 @@
  */
 import type { Engine, Theta } from "../autograd/index.ts";
 import type { Example } from "../data/batches.ts";
-import { sha256File, writeFileAtomic } from "../data/files.ts";
+import { sha256File } from "../data/files.ts";
 import { labelSet } from "../data/labels.ts";
 import { readTable } from "../data/load.ts";
 import type { Table } from "../data/tables.ts";
@@ -166,7 +166,8 @@ async function train(
     at = training.restoreBest();
     out.note(`step ${at.step} was best on dev and is saved; its dev numbers were selected on the same examples`);
   }
-  const metrics = data.dev !== undefined && at !== undefined ? withoutPlace(at) : await measureOn("after training");
+  const measured = data.dev !== undefined && at !== undefined ? withoutPlace(at) : await measureOn("after training");
+  const metrics = options.select === "best" ? { ...measured, selectedOnDev: true } : measured;
   const saved = {
     ...record,
     finished: true,
@@ -182,14 +183,13 @@ async function train(
     seconds: saved.seconds,
     trainableParameters: trainable,
     before,
-    metrics: options.select === "best" ? { ...metrics, selectedOnDev: true } : metrics,
+    metrics,
   };
-  writeFileAtomic(`${options.out}/metrics.json`, `${JSON.stringify(result.metrics, null, 2)}\n`);
   if (out.json) out.document(result);
   else {
     const lines = metricsTable([
       ["before", before],
-      ["after", metrics],
+      ["after", measured],
     ]);
     out.text(
       `${lines}\n\n${saved.steps} steps in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,

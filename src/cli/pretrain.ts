@@ -200,7 +200,7 @@ function newRecord(
         domain: { file: options.text, sha256: hash, size: sentences },
         task,
         method: start.scratch ? "scratch" : "mle",
-        prior: start.scratch ? null : { mean: source, sha256: start.sha256, precision: "encoder=0,head=0" },
+        prior: null,
       },
     ],
     before: null,

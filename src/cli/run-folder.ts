@@ -20,14 +20,14 @@ export interface DataRecord {
   columns: { text: string; pair?: string; label?: string };
 }
 
-/** One stage of a chain of posteriors: each one's prior is centred on the one before. */
+/** One stage of a chain of posteriors: each one starts from the one before; a prior, where it has one, is centred on it. */
 export interface Stage {
   stage: "pretraining" | "domain" | "task";
   /** What was learned from: a table or a text by hash and size; null where the checkpoint does not say. */
   domain: { file: string; sha256: string; size: number } | null;
   task: string;
   method: string;
-  /** Where the prior came from, and how strong it was. */
+  /** Where the prior came from, and how strong it was; null where every precision is 0, as in maximum likelihood. */
   prior: { mean: string; sha256: string; precision: string } | null;
 }
 

@@ -58,7 +58,7 @@ export function newRecord(
       formula: "J = mean NLL + (1/2N) Σ τ ‖θ − μ‖²",
       N: train.rows,
       precision,
-      mean: options.method === "scratch" ? "none" : "pretrained, new parameters 0",
+      mean: isFlat(options) ? "none" : "pretrained, new parameters 0",
       readout: model.readout.name,
       head: model.head,
     },
@@ -80,9 +80,14 @@ function lineageOf(options: FinetuneOptions, folder: Folder, inputs: RunInputs, 
     domain: { file: train.file, sha256: train.sha256, size: train.rows },
     task: options.task,
     method: options.method,
-    prior: scratch ? null : { mean: options.model, sha256: weights, precision },
+    prior: isFlat(options) ? null : { mean: options.model, sha256: weights, precision },
   };
   return scratch ? [stage] : [...(folder.run?.lineage ?? [pretraining]), stage];
+}
+
+/** No group has a prior: then nothing has a prior mean either. */
+function isFlat({ precisions }: FinetuneOptions): boolean {
+  return Object.values(precisions).every((precision) => precision === 0);
 }
 
 /** What decides the order of sums: the shaders by hash, and the matrix product of each layout at a layer's shape. */
@@ -117,7 +122,7 @@ export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunIn
   changed("--model", earlier.model.source, earlier.model.weights, inputs.weights);
 }
 
-/** Writes everything that a finished run has besides its metrics and checkpoints; run.json last. */
+/** Writes everything that a finished run has besides its checkpoints; run.json, which says "finished", last. */
 export async function saveRun(run: {
   folder: string;
   record: RunRecord;
@@ -127,6 +132,7 @@ export async function saveRun(run: {
   options: FinetuneOptions;
 }): Promise<void> {
   const { folder, record, model, source, metrics, options } = run;
+  writeFileAtomic(join(folder, "metrics.json"), `${JSON.stringify(metrics, null, 2)}\n`);
   await writeModelFolder(folder, model, classifierConfig(model), source.path);
   const card = modelCard({
     name: basename(folder),

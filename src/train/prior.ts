@@ -9,7 +9,11 @@ import { inert, nearest } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { NdArray } from "../kernels/index.ts";
 
-/** What training asks of a prior. Another family than the isotropic Gaussian implements this. */
+/**
+ * What training asks of a prior: an isotropic Gaussian for each slice, since the kernels know no more of it than μ and
+ * one τ a stretch. Another family (a diagonal, a Laplace) also needs its own sums in kernels/terms.ts and its own
+ * gradient in kernels/update.ts: see CONTRIBUTING.md.
+ */
 export interface Prior {
   /** Prior mean, a vector of θ's layout. */
   readonly mu: NdArray;
@@ -25,7 +29,10 @@ export interface Prior {
 }
 
 export interface GroupPrior {
-  /** Default: "pretrained" for what came with a checkpoint, 0 for new parameters. */
+  /**
+   * Default: "pretrained" for what came with a checkpoint, 0 for new parameters. Precision 0 has no mean; a new parameter's
+   * start is then what `distance` would be measured from.
+   */
   mean?: "pretrained" | 0;
   /** 0 … Infinity. */
   precision: number;

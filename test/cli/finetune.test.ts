@@ -2,7 +2,7 @@
  * @file `finetune` from end to end on a tiny random BERT: what a run folder holds, that the same command gives the same
  * bytes, that an interrupted and resumed run equals an uninterrupted one bit for bit, and what is refused.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parseSafetensors } from "../../src/model/safetensors.ts";
@@ -58,6 +58,11 @@ describe("a run folder", () => {
       "README.md checkpoints config.json metrics.json metrics.jsonl model.safetensors run.json vocab.txt".split(" "),
     );
     expect(json(at("first/metrics.json"))).toEqual(result.metrics);
+    // What run.json calls finished is all there: it is written last.
+    const written = (name: string) => statSync(at(`first/${name}`), { bigint: true }).mtimeNs;
+    for (const name of readdirSync(at("first"))) {
+      if (!["run.json", "checkpoints"].includes(name)) expect([name, written(name) <= written("run.json")]).toEqual([name, true]); // biome-ignore format: one thought
+    }
     const log = outcome("first").log;
     expect(log.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     expect(Object.keys(log[0])).toEqual(
@@ -237,8 +242,11 @@ describe("methods", () => {
     expect(code).toBe(0);
     const result = JSON.parse(stdout);
     const last = outcome(method).log.at(-1);
-    if (method === "mle" || method === "scratch") expect(last).toMatchObject({ logPrior: 0, priorShare: 0 });
+    const flat = method === "mle" || method === "scratch";
+    if (flat) expect(last).toMatchObject({ logPrior: 0, priorShare: 0 });
     else expect(last.logPrior).toBeLessThan(0);
+    const { objective, lineage } = json(at(`${method}/run.json`));
+    expect([objective.mean === "none", lineage.at(-1).prior === null]).toEqual([flat, flat]);
     if (method === "frozen") {
       expect(result.trainableParameters).toBe(34);
       expect(last.distance).toBe(0);

@@ -47,7 +47,7 @@ export interface Dispatch {
   /** At most 16 words for `var<immediate>`: u32 values, or `f32(x)`. */
   params: readonly number[];
   grid: Grid;
-  /** For the profile: floating-point operations, and bytes where the kernel moves fewer than its bindings hold. */
+  /** For the profile: floating-point operations, and bytes where they are not those of its bindings, each once. */
   work?: { flops?: number; bytes?: number };
 }
 
@@ -237,11 +237,12 @@ export class Gpu {
     if (++this.#dispatches >= FLUSH_AFTER) this.flush();
   }
 
-  /** Copies `from.byteLength` bytes from one buffer to another. */
+  /** Copies `from.byteLength` bytes from one buffer to another. Throws RangeError where `to` has not the room. */
   copy(from: View, to: View): void {
     expectLive(from, "copy", "source");
     expectLive(to, "copy", "target");
     if (from.buffer === to.buffer) throw new DeviceError("copy: source and target are one buffer.", "copy");
+    if (from.byteLength > roomOf(to)) throw new RangeError(`copy: ${from.byteLength} bytes into ${roomOf(to)}`);
     this.#copyEncoder(from, to).copyBufferToBuffer(
       from.buffer.raw,
       from.byteOffset,
@@ -261,8 +262,8 @@ export class Gpu {
   write(view: View, data: Float32Array | Uint32Array | Uint8Array): void {
     this.check();
     expectLive(view, "write", "target");
-    const room = Math.min(view.byteLength, view.buffer.bytes - view.byteOffset);
-    if (data.byteLength > room) throw new RangeError(`write: ${data.byteLength} bytes into ${room}`);
+    if (data.byteLength > roomOf(view)) throw new RangeError(`write: ${data.byteLength} bytes into ${roomOf(view)}`);
+    if (data.byteLength % 4) throw new RangeError(`write: ${data.byteLength} bytes; a multiple of 4 is expected`);
     // queue.writeBuffer overtakes an encoder that is still open.
     if (view.buffer.usedBy === this.#submits) this.flush();
     this.device.queue.writeBuffer(
@@ -453,7 +454,10 @@ export class Gpu {
     const entries = views.map((view, binding) => {
       const size = bindingSize(view, limit);
       if (size > limit) {
-        throw new DeviceError(`${op}: binding ${binding} has ${size} bytes; this adapter binds at most ${limit}.`, op);
+        throw new DeviceError(
+          `${op}: binding ${binding} has ${size} bytes; this adapter binds at most ${limit}. Use a smaller batch, a shorter --max-length, or another adapter.`,
+          op,
+        );
       }
       return { binding, resource: { buffer: view.buffer.raw, offset: view.byteOffset, size } };
     });
@@ -475,6 +479,11 @@ function bindingSize(view: View, limit: number): number {
   const { buffer, byteOffset, byteLength } = view;
   if (byteOffset === 0 && buffer.bytes <= limit) return buffer.bytes;
   return Math.min(Math.max(16, Math.ceil(byteLength / 16) * 16), buffer.bytes - byteOffset);
+}
+
+/** Bytes of the view that its buffer has. */
+function roomOf({ buffer, byteOffset, byteLength }: View): number {
+  return Math.min(byteLength, buffer.bytes - byteOffset);
 }
 
 function expectLive(view: View, op: string, what: string): void {

@@ -172,7 +172,9 @@ describe("a dispatch is refused at once, by the name of its operation, and the d
       const most = gpu.device.limits.maxStorageBufferBindingSize;
       if (most + 256 > gpu.device.limits.maxBufferSize) return;
       const y = { buffer: gpu.allocate(most + 256), byteOffset: 0, byteLength: most + 256 };
-      expect(() => step(y, 1, 1)).toThrow(`this adapter binds at most ${most}`);
+      expect(() => step(y, 1, 1)).toThrow(
+        `this adapter binds at most ${most}. Use a smaller batch, a shorter --max-length, or another adapter.`,
+      );
     });
     gpu.trim();
   });
@@ -194,5 +196,21 @@ describe("a dispatch is refused at once, by the name of its operation, and the d
       const beyond = { buffer: y.buffer, byteOffset: 0, byteLength: 4096 };
       expect(() => gpu.write(beyond, new Uint32Array(1024))).toThrow("write: 4096 bytes into 256");
     });
+  });
+
+  test("an upload of a part of a word is refused", () => {
+    gpu.scope(() => {
+      expect(() => gpu.write(words(1, 2), new Uint8Array(5))).toThrow("write: 5 bytes; a multiple of 4 is expected");
+    });
+  });
+
+  test("a copy larger than its target is refused, and what lies behind the target stays", async () => {
+    await gpu.scope(() => {
+      const [from, to] = [words(1, 2), words(3, 4)];
+      expect(() => gpu.copy(from, { ...to, byteLength: 4 })).toThrow("copy: 8 bytes into 4");
+      const end = { buffer: to.buffer, byteOffset: to.buffer.bytes - 4, byteLength: 8 };
+      expect(() => gpu.copy(from, end)).toThrow("copy: 8 bytes into 4");
+      return { promise: read(to).then((found) => expect(found).toEqual([3, 4])) };
+    }).promise;
   });
 });

@@ -14,20 +14,22 @@ const MOST = 1 << 18;
  * The name of the first operation in `body` after which one of its arrays holds NaN or an infinity, or undefined.
  * `body` runs as one step and is to repeat, bit for bit, what went wrong.
  */
-export async function firstNonFinite(engine: Engine, body: () => void): Promise<string | undefined> {
+export async function firstBadOperation(engine: Engine, body: () => void): Promise<string | undefined> {
   const { gpu } = engine;
   // What the pool holds may be full of the NaNs of the first run; fresh buffers are zeros.
   gpu.trim();
   const operations: string[] = [];
   const outer = gpu.afterDispatch;
   const { found } = engine.step(() => {
-    const verdicts = empty(gpu, [MOST], "f32", "firstNonFinite");
+    const verdicts = empty(gpu, [MOST], "f32", "firstBadOperation");
     let looking = false;
     gpu.afterDispatch = ({ op, bindings }) => {
       if (looking || operations.length + bindings.length > MOST) return;
       looking = true;
-      for (const { buffer, byteOffset, byteLength } of bindings) {
-        if (byteLength < 4) continue;
+      for (const binding of bindings) {
+        const { buffer, byteOffset, byteLength } = binding;
+        // Indices may have the bits of a NaN (0xffffffff: no label), and no index is to blame.
+        if (byteLength < 4 || (binding instanceof NdArray && binding.dtype === "u32")) continue;
         const total = sum(gpu, new NdArray(buffer, byteOffset, [Math.floor(byteLength / 4)]));
         gpu.copy(total, new NdArray(verdicts.buffer, 4 * operations.length, [1]));
         gpu.release(total.buffer);

@@ -10,7 +10,7 @@ import { f32 } from "../gpu/index.ts";
 import { createStatus, empty, NdArray, readIndices, STATUS, vectorTerms } from "../kernels/index.ts";
 import { streamKey } from "../random.ts";
 import { captureState, fingerprint, restoreState, type StateParts, type TrainState } from "./checkpoint.ts";
-import { divergedError, firstNonFinite } from "./diverged.ts";
+import { divergedError, firstBadOperation } from "./diverged.ts";
 import {
   accumulateGradient,
   combineTerms,
@@ -322,7 +322,7 @@ export class Trainer<B = PackedBatch> {
     this.#step = step - 1;
     const { model } = this.target;
     model.engine.gpu.clear(model.theta.gradient());
-    const operation = await firstNonFinite(model.engine, () => this.#gradient(step, () => {}));
+    const operation = await firstBadOperation(model.engine, () => this.#gradient(step, () => {}));
     throw divergedError(step, this.rowsOf(step).flat(), operation);
   }
 

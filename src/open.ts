@@ -1,6 +1,7 @@
 /** @file `open()`: an engine on the best adapter there is, named aloud. Apart from index.ts, since it touches Node. */
 import { Engine } from "./autograd/index.ts";
 import { adapterText } from "./cli/output.ts";
+import { debugLevel, trace } from "./gpu/index.ts";
 import { type OpenOptions, openGpu } from "./gpu/node.ts";
 
 /**
@@ -10,5 +11,6 @@ import { type OpenOptions, openGpu } from "./gpu/node.ts";
 export async function open({ quiet = false, ...options }: OpenOptions & { quiet?: boolean } = {}): Promise<Engine> {
   const gpu = await openGpu(options);
   if (!quiet) process.stderr.write(`adapter: ${adapterText(gpu.adapter)}\n`);
+  trace(gpu, debugLevel(process.env.DEBUG), (lines) => process.stderr.write(`${lines}\n`));
   return new Engine(gpu);
 }

@@ -3,7 +3,7 @@
  * a note, so that nobody times a software adapter believing it a GPU.
  */
 import { Engine } from "../autograd/index.ts";
-import type { Gpu } from "../gpu/index.ts";
+import { debugLevel, type Gpu, trace } from "../gpu/index.ts";
 import { openGpu } from "../gpu/node.ts";
 import type { Output } from "./output.ts";
 
@@ -11,6 +11,7 @@ import type { Output } from "./output.ts";
 export async function withEngine<T>(out: Output, body: (engine: Engine) => Promise<T>): Promise<T> {
   const gpu: Gpu = await openGpu({ adapter: out.io.env.PRIORWORK_ADAPTER });
   out.adapter(gpu.adapter);
+  trace(gpu, debugLevel(out.io.env.DEBUG), (lines) => out.remark(lines));
   const engine = new Engine(gpu);
   try {
     return await body(engine);

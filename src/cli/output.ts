@@ -31,6 +31,12 @@ export class Output {
     this.#line(`warning: ${text}`);
   }
 
+  /** Lines on stderr that are neither: a profile, a trace. */
+  remark(text: string): void {
+    this.#progress?.clear();
+    this.io.stderr.write(`${inertLines(text)}\n`);
+  }
+
   /** For people only: with `--json` nothing is written. */
   text(text: string): void {
     this.#progress?.clear();

@@ -17,7 +17,7 @@ export interface KernelTime {
   best: { gflops: number; gbps: number };
   /** 0 where the kernel does not say. */
   flops: number;
-  /** Of the arrays that were bound, unless the kernel says that it moves fewer. */
+  /** Of the arrays that were bound, each once, unless the kernel says what it moves. */
   bytes: number;
 }
 
@@ -158,7 +158,7 @@ export class Profile {
   }
 }
 
-/** The ceilings by the profile's own clock: each run once to warm up, then the best of five. */
+/** The ceilings by the profile's own clock: each run once to warm up, then the best of three. */
 export async function measureCeilings(gpu: Gpu): Promise<Ceilings> {
   const profile = new Profile(gpu);
   const ceilings: Ceilings = { gflops: 0, gbps: 0 };
@@ -168,7 +168,7 @@ export async function measureCeilings(gpu: Gpu): Promise<Ceilings> {
         ceiling.run();
         await gpu.settle();
         profile.start();
-        for (let i = 0; i < 5; i++) ceiling.run();
+        for (let i = 0; i < 3; i++) ceiling.run();
         await gpu.settle();
         profile.stop();
         ceiling.dispose();

@@ -166,6 +166,8 @@ function launch(
     bindings,
     params,
     grid,
+    // In place: the target is read and written.
+    ...(entry === "add_into" ? { work: { bytes: 3 * 4 * size } } : {}),
   });
 }
 

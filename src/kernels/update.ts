@@ -116,6 +116,8 @@ function launch(
       bindings: [status, ...vectors.map((vector) => slice(vector, piece))],
       params: [piece.length, i === pieces.length - 1 ? written : 0, ...words],
       grid: grid(Math.ceil(piece.length / (4 * 64 * PER))),
+      // The gradient and μ are read; θ and what the optimiser keeps are read and written.
+      work: { bytes: 4 * piece.length * (2 + 2 * (vectors.length - 2)) },
     });
   });
 }

@@ -2,9 +2,9 @@
  * @file Sums over whole arrays, by a tree that depends on the length alone: same input, same bits, every run. Results
  * stay on the device as arrays of one element; nothing is read back here. Long arrays are walked in windows.
  */
-import { f32, type Gpu, grid } from "../gpu/index.ts";
+import { f32, type Gpu } from "../gpu/index.ts";
 import { empty, fromHost, type NdArray } from "./array.ts";
-import { FINISH, FOLD, partials, slice, windows } from "./windows.ts";
+import { partialSums, slice, windows } from "./windows.ts";
 
 /** alpha · Σ x, [1]. */
 export function sum(gpu: Gpu, x: NdArray, alpha = 1): NdArray {
@@ -26,34 +26,25 @@ function reduce(gpu: Gpu, op: string, inputs: NdArray[], square: boolean, alpha:
   const size = inputs[0]?.size ?? 0;
   if (size === 0) return fromHost(gpu, [0]);
   const flat = inputs.map((a) => a.reshape([size]));
-  const pieces = windows(gpu, 0, size);
-  let count = pieces.reduce((n, piece) => n + partials(piece.length), 0);
-  let parts = empty(gpu, [count], "f32", op);
-  let first = 0;
-  for (const piece of pieces) {
-    gpu.dispatch({
-      op,
-      shader: "reduce",
-      entry: inputs.length === 2 ? "dot_" : "sum",
-      ...(inputs.length === 1 ? { constants: { SQUARE: square ? 1 : 0 } } : {}),
-      bindings: [...flat.map((a) => slice(a, piece)), parts],
-      params: [piece.length, first, 0],
-      grid: grid(partials(piece.length) / 64),
-    });
-    first += partials(piece.length);
-  }
-  while (count > FINISH) {
-    const fewer = Math.ceil(count / FOLD);
-    const folded = empty(gpu, [fewer], "f32", op);
-    const step = { op, shader: "reduce", entry: "fold", params: [count, 0, 0], grid: grid(Math.ceil(fewer / 64)) };
-    gpu.dispatch({ ...step, bindings: [parts, folded] });
-    gpu.release(parts.buffer);
-    parts = folded;
-    count = fewer;
-  }
+  const step = { op, shader: "reduce" };
+  const parts = partialSums(gpu, op, 1, windows(gpu, 0, size), {
+    partials(piece, first, sums, grid) {
+      gpu.dispatch({
+        ...step,
+        entry: inputs.length === 2 ? "dot_" : "sum",
+        ...(inputs.length === 1 ? { constants: { SQUARE: square ? 1 : 0 } } : {}),
+        bindings: [...flat.map((a) => slice(a, piece)), sums],
+        params: [piece.length, first, 0],
+        grid,
+      });
+    },
+    fold(count, sums, fewer, grid) {
+      gpu.dispatch({ ...step, entry: "fold", bindings: [sums, fewer], params: [count, 0, 0], grid });
+    },
+  });
   const result = empty(gpu, [1], "f32", op);
-  const params = [count, 0, f32(alpha)];
-  gpu.dispatch({ op, shader: "reduce", entry: "finish", bindings: [parts, result], params, grid: [1, 1, 1] });
+  const params = [parts.size, 0, f32(alpha)];
+  gpu.dispatch({ ...step, entry: "finish", bindings: [parts, result], params, grid: [1, 1, 1] });
   gpu.release(parts.buffer);
   return result;
 }

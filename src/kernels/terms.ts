@@ -3,9 +3,9 @@
  * mean μ: what the prior costs, how long the gradient is, and whether it is finite. The verdict and the clip factor
  * stay on the device in `status`, where the update (update.ts) reads them: no round trip inside a step.
  */
-import { f32, type Gpu, grid } from "../gpu/index.ts";
+import { f32, type Gpu } from "../gpu/index.ts";
 import { empty, fromHost, type NdArray } from "./array.ts";
-import { FINISH, FOLD, partials, slice, windows } from "./windows.ts";
+import { partialSums, slice, windows } from "./windows.ts";
 
 /** A stretch of the parameter vector with one prior and one learning rate; frozen groups (τ = ∞) are in none. */
 export interface Stretch {
@@ -70,33 +70,19 @@ export function vectorTerms(
   const { theta, grad, mu } = vectors;
   const terms = empty(gpu, [stretches.length, 4], "f32", op);
   stretches.forEach((stretch, row) => {
-    const pieces = windows(gpu, stretch.offset, stretch.length, window);
-    let count = pieces.reduce((n, piece) => n + partials(piece.length), 0);
-    let parts = empty(gpu, [count, 4], "f32", op);
-    let first = 0;
-    for (const piece of pieces) {
-      gpu.dispatch({
-        op,
-        shader: "terms",
-        entry: "partials",
-        bindings: [slice(theta, piece), slice(grad, piece), slice(mu, piece), parts],
-        params: [piece.length, first, 0, 0, 0, 0],
-        grid: grid(partials(piece.length) / 64),
-      });
-      first += partials(piece.length);
-    }
-    while (count > FINISH) {
-      const fewer = Math.ceil(count / FOLD);
-      const folded = empty(gpu, [fewer, 4], "f32", op);
-      const step = { op, shader: "terms", entry: "fold", params: [count, 0, 0, 0, 0, 0] };
-      gpu.dispatch({ ...step, bindings: [parts, folded], grid: grid(Math.ceil(fewer / 64)) });
-      gpu.release(parts.buffer);
-      parts = folded;
-      count = fewer;
-    }
+    const step = { op, shader: "terms" };
+    const parts = partialSums(gpu, op, 4, windows(gpu, stretch.offset, stretch.length, window), {
+      partials(piece, first, sums, grid) {
+        const bindings = [slice(theta, piece), slice(grad, piece), slice(mu, piece), sums];
+        gpu.dispatch({ ...step, entry: "partials", bindings, params: [piece.length, first, 0, 0, 0, 0], grid });
+      },
+      fold(count, sums, fewer, grid) {
+        gpu.dispatch({ ...step, entry: "fold", bindings: [sums, fewer], params: [count, 0, 0, 0, 0, 0], grid });
+      },
+    });
+    const [count = 0] = parts.shape;
     gpu.dispatch({
-      op,
-      shader: "terms",
+      ...step,
       entry: "finish",
       bindings: [parts, terms, status],
       params: [

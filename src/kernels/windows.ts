@@ -3,8 +3,8 @@
  * (lavapipe), so a stretch is walked in windows below that limit, each starting at a multiple of 256 bytes. And the
  * shape of the tree by which reduce.wgsl and terms.wgsl add up.
  */
-import type { Gpu } from "../gpu/index.ts";
-import { NdArray } from "./array.ts";
+import { type Gpu, type Grid, grid } from "../gpu/index.ts";
+import { empty, NdArray } from "./array.ts";
 
 /** A stretch of a vector, in elements (4 bytes each). */
 export interface Window {
@@ -32,11 +32,42 @@ export function slice(vector: NdArray, { offset, length }: Window): NdArray {
 }
 
 /** As in shaders/reduce.wgsl and shaders/terms.wgsl: vec4 per thread; partial sums per thread; what one workgroup finishes. */
-export const PER = 32;
-export const FOLD = 64;
-export const FINISH = 4096;
+const PER = 32;
+const FOLD = 64;
+const FINISH = 4096;
+
+/** The two dispatches that a sum of its own gives to the tree: each reads what it sums and writes partial sums. */
+export interface Passes {
+  /** Partial sums of a window, written from row `first` on. */
+  partials(window: Window, first: number, sums: NdArray, grid: Grid): void;
+  /** `count` partial sums to fewer. */
+  fold(count: number, sums: NdArray, fewer: NdArray, grid: Grid): void;
+}
+
+/**
+ * Partial sums of the windows in order, folded until one workgroup can finish them: [count, width], to be released. The
+ * tree depends on the windows' lengths alone.
+ */
+export function partialSums(gpu: Gpu, op: string, width: number, pieces: readonly Window[], passes: Passes): NdArray {
+  let count = pieces.reduce((n, { length }) => n + partials(length), 0);
+  let sums = empty(gpu, [count, width], "f32", op);
+  let first = 0;
+  for (const piece of pieces) {
+    passes.partials(piece, first, sums, grid(partials(piece.length) / 64));
+    first += partials(piece.length);
+  }
+  while (count > FINISH) {
+    const fewer = Math.ceil(count / FOLD);
+    const folded = empty(gpu, [fewer, width], "f32", op);
+    passes.fold(count, sums, folded, grid(Math.ceil(fewer / 64)));
+    gpu.release(sums.buffer);
+    sums = folded;
+    count = fewer;
+  }
+  return sums;
+}
 
 /** Partial sums that the first pass over `length` elements leaves: one a thread, whole workgroups. */
-export function partials(length: number): number {
+function partials(length: number): number {
   return 64 * Math.ceil(Math.ceil(length / 4) / (64 * PER));
 }

@@ -115,6 +115,7 @@ function launch(
     bindings,
     params: [M, N, K, aRow, aK, bK, bCol, M * K, K * N, M * N],
     grid,
+    work: { flops: 2 * G * M * N * K },
   });
   return { y, u };
 }

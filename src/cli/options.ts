@@ -6,7 +6,7 @@
 import { basename } from "node:path";
 import { quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
-import type { HeadSpec } from "../model/bert.ts";
+import { type HeadSpec, WIDEST_HEAD } from "../model/bert.ts";
 import { READOUTS } from "../model/readout.ts";
 import {
   choiceValue,
@@ -76,6 +76,8 @@ export interface FinetuneOptions extends LengthOptions {
   out: string;
   resume: boolean;
   overwrite: boolean;
+  /** Show which kernels the time goes to. */
+  profile: boolean;
   json: boolean;
 }
 
@@ -131,10 +133,10 @@ export function readoutOption(text: string): string {
 
 export function headOption(text: string): HeadSpec {
   if (text === "linear") return text;
-  const hidden = /^mlp:([1-9]\d{0,5})$/.exec(text)?.[1];
-  if (hidden === undefined) {
-    refuse("--head", text, "unknown (expected linear or mlp:H)", "Give, say, --head mlp:128 for 128 hidden channels.");
-  }
+  const hidden = /^mlp:([1-9]\d*)$/.exec(text)?.[1];
+  const advice = "Give, say, --head mlp:128 for 128 hidden channels.";
+  if (hidden === undefined) refuse("--head", text, "unknown (expected linear or mlp:H)", advice);
+  if (Number(hidden) > WIDEST_HEAD) refuse("--head", text, `out of range (expected H ≤ ${WIDEST_HEAD})`, advice);
   return `mlp:${Number(hidden)}`;
 }
 
@@ -188,6 +190,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     out: textFlag(raw, "out") ?? `runs/${stem(train)}-${method}`,
     resume: raw.resume === true,
     overwrite: raw.overwrite === true,
+    profile: raw.profile === true,
     json: raw.json === true,
   };
   contradictions(options, raw);
@@ -209,6 +212,8 @@ export interface PretrainOptions {
   out: string;
   resume: boolean;
   overwrite: boolean;
+  /** Show which kernels the time goes to. */
+  profile: boolean;
   json: boolean;
 }
 
@@ -244,6 +249,7 @@ export function pretrainOptions(raw: RawFlags): PretrainOptions {
     out,
     resume: raw.resume === true,
     overwrite: raw.overwrite === true,
+    profile: raw.profile === true,
     json: raw.json === true,
   };
 }
@@ -344,7 +350,7 @@ function stem(path: string): string {
 
 /** For `--resume`: the options that decide what a run computes, as JSON values. */
 export function optionRecord(options: FinetuneOptions): Record<string, unknown> {
-  const { resume: _r, overwrite: _o, json: _j, out: _out, columns, precisions, ...rest } = options;
+  const { resume: _r, overwrite: _o, profile: _p, json: _j, out: _out, columns, precisions, ...rest } = options;
   return JSON.parse(
     JSON.stringify({ ...rest, ...columns, priorPrecision: precisionText(precisions) }, (_, v) => v ?? null),
   ) as Record<string, unknown>;

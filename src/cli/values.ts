@@ -4,6 +4,7 @@
  */
 import { nearest, quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
+import { LARGEST_PRECISION } from "../train/prior.ts";
 
 /** `--flag value: what is wrong (found …; expected …). What to do.` */
 export function refuse(flag: string, value: string, what: string, advice: string): never {
@@ -112,9 +113,9 @@ function precisionOf(flag: string, group: string, value: string): number {
     refuse(flag, shown, "not a precision (expected a number ≥ 0, or inf)", `Give, say, ${flag} ${group}=300.`);
   }
   const precision = Number(value);
-  // Above the largest float32 the device would see infinity, which freezes without saying so.
-  if (!(precision >= 0) || precision > 3.4e38) {
-    const what = `${precision < 0 ? "a precision cannot be negative" : "out of range"} (expected a number ≥ 0, or inf)`;
+  if (!(precision >= 0) || precision > LARGEST_PRECISION) {
+    const wrong = precision < 0 ? "a precision cannot be negative" : "out of range";
+    const what = `${wrong} (expected a number from 0 to ${LARGEST_PRECISION}, or inf)`;
     refuse(flag, shown, what, "0 is a flat prior, inf freezes.");
   }
   return precision === 0 ? 0 : precision;

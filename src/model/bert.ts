@@ -217,7 +217,10 @@ export class BertEncoder {
 
 // ---- heads
 
-/** A linear head, or one hidden layer of H channels with GELU. */
+/** The widest hidden layer of a head. */
+export const WIDEST_HEAD = 65_536;
+
+/** A linear head, or one hidden layer of that many channels with GELU. */
 export type HeadSpec = "linear" | `mlp:${number}`;
 
 /** The head's slices. With the pooler and a linear head the names are Hugging Face's own. */
@@ -354,9 +357,9 @@ function storedChoices(config: BertConfig): { readout?: string; head?: HeadSpec 
 export function parseHead(text: string): HeadSpec {
   if (text === "linear") return "linear";
   const hidden = Number(/^mlp:(\d+)$/.exec(text)?.[1] ?? 0);
-  if (hidden >= 1 && hidden <= 65_536) return `mlp:${hidden}`;
+  if (hidden >= 1 && hidden <= WIDEST_HEAD) return `mlp:${hidden}`;
   throw new InputError(
-    `--head ${text}: not a head (expected linear, or mlp:H with H hidden channels from 1 to 65536).`,
+    `--head ${text}: not a head (expected linear, or mlp:H with H hidden channels from 1 to ${WIDEST_HEAD}).`,
   );
 }
 

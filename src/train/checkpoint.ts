@@ -115,10 +115,15 @@ export function parseState(bytes: Uint8Array, name: string): TrainState {
   return { step: step as number, adapter, facts: known, theta, vectors };
 }
 
-/** FNV-1a over the words of a vector: enough to notice another one, no protection against forgery. */
+/** A number of a vector's words, as text. */
 export async function fingerprint(gpu: Gpu, vector: NdArray): Promise<string> {
+  return fnv1a(new Uint32Array(await gpu.read(vector)));
+}
+
+/** FNV-1a over bytes or words: enough to notice other ones, no protection against forgery. */
+function fnv1a(values: Uint8Array | Uint32Array): string {
   let hash = 0x811c9dc5;
-  for (const word of new Uint32Array(await gpu.read(vector))) hash = Math.imul(hash ^ word, 0x01000193);
+  for (const value of values) hash = Math.imul(hash ^ value, 0x01000193);
   return (hash >>> 0).toString(16).padStart(8, "0");
 }
 
@@ -128,13 +133,7 @@ function adapterOf({ adapter }: Gpu): string {
 
 /** Names, sizes and places of all parameters, as a number that changes when one of them does. */
 function layoutOf(theta: Theta): string {
-  let hash = 0x811c9dc5;
-  for (const slice of theta.layout.slices) {
-    for (const { name, offset, shape } of slice.parameters) {
-      for (const byte of new TextEncoder().encode(`${name} ${offset} ${shape}\n`)) {
-        hash = Math.imul(hash ^ byte, 0x01000193);
-      }
-    }
-  }
-  return `${theta.layout.parameterCount} parameters, ${(hash >>> 0).toString(16).padStart(8, "0")}`;
+  const { slices, parameterCount } = theta.layout;
+  const lines = slices.flatMap(({ parameters }) => parameters.map((p) => `${p.name} ${p.offset} ${p.shape}\n`));
+  return `${parameterCount} parameters, ${fnv1a(new TextEncoder().encode(lines.join("")))}`;
 }

@@ -28,13 +28,16 @@ export interface Prior {
   dispose(): void;
 }
 
+/** The largest precision but ∞: far above any use, and far enough below the end of float32. */
+export const LARGEST_PRECISION = 1e30;
+
 export interface GroupPrior {
   /**
    * Default: "pretrained" for what came with a checkpoint, 0 for new parameters. Precision 0 has no mean; a new parameter's
    * start is then what `distance` would be measured from.
    */
   mean?: "pretrained" | 0;
-  /** 0 … Infinity. */
+  /** 0 … LARGEST_PRECISION, or Infinity. */
   precision: number;
 }
 
@@ -115,9 +118,9 @@ function checkGroups(theta: Theta, spec: GaussianPriorSpec): void {
         `prior: precision of ${group} is ${precision} (expected 0 to inf). 0 is a flat prior, inf freezes.`,
       );
     }
-    if (precision !== Number.POSITIVE_INFINITY && precision > 1e30) {
+    if (precision !== Number.POSITIVE_INFINITY && precision > LARGEST_PRECISION) {
       throw new InputError(
-        `prior: precision of ${group} is ${precision} (expected at most 1e30, or inf). Write inf to freeze.`,
+        `prior: precision of ${group} is ${precision} (expected at most ${LARGEST_PRECISION}, or inf). Write inf to freeze.`,
       );
     }
     if (mean !== undefined && mean !== 0 && mean !== "pretrained") {

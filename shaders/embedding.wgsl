@@ -1,12 +1,14 @@
 // Rows of tables by number, and the gradient of that.
-//   gather, gatherSum2, gatherSum3   y[n] = Σ_j table_j[ids_j[n]]: BERT adds word, position and type in one pass
+//   gather, gatherSum2, gatherSum3   y[n] = Σ_j table_j[ids_j[n]]: BERT adds word, position and type in one pass. A row
+//                                    beyond its table becomes NaN, never old memory
 //   sumRows                          out[job] = Σ of the source rows that a job lists
 // In the forward pass y[n] was a copy of table[id]; so dtable[id] = Σ over the n with ids[n] = id of dy[n]. Adding by
 // atomics would make the last bits a matter of luck. The host sorts instead: a job is one distinct id with its tokens in
 // order, one thread sums one column of one job. An id with many tokens (the type table: all of them) is cut into jobs
 // that sum into partial rows, and one more job that sums those (GatherPlan in embedding.ts).
 
-struct P { rows: u32, columns: u32, strips: u32, job: u32, accumulate: u32 }  // columns: in units of T; strips: threads a row
+// columns: in units of T; strips: threads a row; nan: its bits, since WGSL refuses a constant NaN; bound …: rows of the tables
+struct P { rows: u32, columns: u32, strips: u32, job: u32, accumulate: u32, nan: u32, bound: u32, bound2: u32, bound3: u32 }
 var<immediate> p: P;
 
 // --- tile
@@ -25,16 +27,21 @@ fn place(wid: vec3u, groups: vec3u, t: u32) -> vec2u {
   return vec2u(thread % p.strips, thread / p.strips);
 }
 
+/// Where a row begins, and whether the table has it: the first one is read instead of one that it has not.
+struct Row { begin: u32, missing: bool }
+fn rowOf(id: u32, bound: u32) -> Row { return Row(select(id * p.columns, 0u, id >= bound), id >= bound); }
+fn orNan(v: T, missing: bool) -> T { return select(v, T(bitcast<f32>(p.nan)), missing); }
+
 @compute @workgroup_size(64)
 fn gather(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let at = place(wid, groups, t);
   if (at.y >= p.rows) { return; }
-  let source = ids[at.y] * p.columns;
+  let one = rowOf(ids[at.y], p.bound);
   let goal = at.y * p.columns;
   for (var i = 0u; i < LIMIT; i++) {
     let c = at.x + i * p.strips;
     if (c >= p.columns) { break; }
-    y[goal + c] = table[source + c];
+    y[goal + c] = orNan(table[one.begin + c], one.missing);
   }
 }
 
@@ -47,13 +54,13 @@ fn gather(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: ve
 fn gatherSum2(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let at = place(wid, groups, t);
   if (at.y >= p.rows) { return; }
-  let one = ids[at.y] * p.columns;
-  let two = ids2[at.y] * p.columns;
+  let one = rowOf(ids[at.y], p.bound);
+  let two = rowOf(ids2[at.y], p.bound2);
   let goal = at.y * p.columns;
   for (var i = 0u; i < LIMIT; i++) {
     let c = at.x + i * p.strips;
     if (c >= p.columns) { break; }
-    y[goal + c] = table[one + c] + table2[two + c];
+    y[goal + c] = orNan(table[one.begin + c] + table2[two.begin + c], one.missing || two.missing);
   }
 }
 
@@ -61,14 +68,15 @@ fn gatherSum2(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups
 fn gatherSum3(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let at = place(wid, groups, t);
   if (at.y >= p.rows) { return; }
-  let one = ids[at.y] * p.columns;
-  let two = ids2[at.y] * p.columns;
-  let three = ids3[at.y] * p.columns;
+  let one = rowOf(ids[at.y], p.bound);
+  let two = rowOf(ids2[at.y], p.bound2);
+  let three = rowOf(ids3[at.y], p.bound3);
   let goal = at.y * p.columns;
   for (var i = 0u; i < LIMIT; i++) {
     let c = at.x + i * p.strips;
     if (c >= p.columns) { break; }
-    y[goal + c] = (table[one + c] + table2[two + c]) + table3[three + c];
+    let sum = (table[one.begin + c] + table2[two.begin + c]) + table3[three.begin + c];
+    y[goal + c] = orNan(sum, one.missing || two.missing || three.missing);
   }
 }
 

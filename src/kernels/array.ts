@@ -83,6 +83,14 @@ export function target(gpu: Gpu, op: string, shape: readonly number[], into?: In
   return into;
 }
 
+/** What a word that stands for nothing becomes; a parameter of shaders, since WGSL refuses a constant NaN. */
+export const NAN_BITS = 0x7fc00000;
+
+/** Throws RangeError unless the array holds whole numbers: as such, the bits of a float are numbers in the billions. */
+export function expectIndex(op: string, argument: string, array: NdArray): void {
+  if (array.dtype !== "u32") throw new RangeError(`${op}: ${argument} holds ${array.dtype}, expected u32`);
+}
+
 /**
  * Checks a shape against letters and numbers, `expectShape("layerNorm", "x", x, "N C", dims)`: a letter that `dims`
  * knows must agree, one that it does not know is written into it. Throws RangeError that names op, argument, both shapes.

@@ -1,24 +1,24 @@
 /**
  * @file Embedding tables: rows by number (`gather`), BERT's sum of three tables in one pass (`gatherSum`), and the
  * gradient as sums in an order that the host decides (`GatherPlan`), so that it has the same bits in every run. Shapes:
- * table [V, C], ids u32 [N] → [N, C]. Ids are below V: their maker checks them, since the device cannot complain.
+ * table [V, C], ids u32 [N] → [N, C]. The device cannot complain of an id ≥ V: its row becomes NaN.
  */
 import { type Gpu, grid } from "../gpu/index.ts";
-import { empty, expectShape, fromHost, type Into, type NdArray, target } from "./array.ts";
+import { empty, expectIndex, expectShape, fromHost, type Into, NAN_BITS, type NdArray, target } from "./array.ts";
 
 export interface Lookup {
   /** [V, C] */
   readonly table: NdArray;
-  /** u32 [N], each below V. */
+  /** u32 [N] */
   readonly ids: NdArray;
 }
 
-/** y[n] = table[ids[n]], [N, C]. */
+/** y[n] = table[ids[n]], [N, C]. An id ≥ V gives a row of NaN. */
 export function gather(gpu: Gpu, table: NdArray, ids: NdArray): NdArray {
   return lookUp(gpu, "gather", [{ table, ids }]);
 }
 
-/** y[n] = Σ_j table_j[ids_j[n]], [N, C], for one to three tables. */
+/** y[n] = Σ_j table_j[ids_j[n]], [N, C], for one to three tables; NaN as in `gather`. */
 export function gatherSum(gpu: Gpu, lookups: readonly Lookup[]): NdArray {
   return lookUp(gpu, "gatherSum", lookups);
 }
@@ -34,12 +34,15 @@ function lookUp(gpu: Gpu, op: string, lookups: readonly Lookup[]): NdArray {
     expectShape(op, "table", table, "V C", { ...(dims.C === undefined ? {} : { C: dims.C }) });
     dims.C = table.shape[1] ?? 0;
     expectShape(op, "ids", ids, "N", dims);
+    expectIndex(op, "ids", ids);
   }
   const n = first.ids.size;
   const c = dims.C ?? 0;
   const y = empty(gpu, [n, c], "f32", op);
   const bindings = [first.ids, first.table, y, ...others.flatMap(({ table, ids }) => [ids, table])];
-  launch(gpu, `${op}.forward`, entry, bindings, n, c, 0, false, lookups.length * n);
+  launch(gpu, `${op}.forward`, entry, bindings, n, c, lookups.length * n, {
+    bounds: lookups.map(({ table }) => table.shape[0] ?? 0),
+  });
   return y;
 }
 
@@ -131,17 +134,17 @@ export function gatherBackward(
   const c = shape[1];
   if (!accumulate) gpu.clear(array);
   const { direct, chunks, combined } = plan;
-  if (direct > 0) launch(gpu, op, "sumRows", [plan.jobs, dy, array], direct, c, 0, accumulate, plan.tokens);
+  if (direct > 0) launch(gpu, op, "sumRows", [plan.jobs, dy, array], direct, c, plan.tokens, { accumulate });
   if (chunks > 0) {
     const scratch = empty(gpu, [chunks, c], "f32", op);
-    launch(gpu, op, "sumRows", [plan.jobs, dy, scratch], chunks, c, direct, false, plan.tokens);
-    launch(gpu, op, "sumRows", [plan.jobs, scratch, array], combined, c, direct + chunks, accumulate, chunks);
+    launch(gpu, op, "sumRows", [plan.jobs, dy, scratch], chunks, c, plan.tokens, { job: direct });
+    launch(gpu, op, "sumRows", [plan.jobs, scratch, array], combined, c, chunks, { job: direct + chunks, accumulate });
     gpu.release(scratch.buffer);
   }
   return array;
 }
 
-/** Channels that are a multiple of 4 go as vec4. `read`: rows read, at most; the tables that are bound have more. */
+/** Channels that are a multiple of 4 go as vec4. `read`: rows read, for the profile; `job`: the first; `bounds`: rows of the tables. */
 function launch(
   gpu: Gpu,
   op: string,
@@ -149,9 +152,8 @@ function launch(
   bindings: NdArray[],
   rows: number,
   c: number,
-  job: number,
-  accumulate: boolean,
   read: number,
+  { job = 0, accumulate = false, bounds = [] }: { job?: number; accumulate?: boolean; bounds?: readonly number[] },
 ): void {
   const vector = c % 4 === 0;
   const columns = vector ? c / 4 : c;
@@ -163,7 +165,7 @@ function launch(
     entry,
     tile: { T: vector ? "vec4f" : "f32" },
     bindings,
-    params: [rows, columns, strips, job, accumulate ? 1 : 0],
+    params: [rows, columns, strips, job, accumulate ? 1 : 0, NAN_BITS, ...[0, 1, 2].map((i) => bounds[i] ?? 0)],
     grid: grid(Math.ceil((rows * strips) / 64)),
     work: { bytes: 4 * (read + rows) * c },
   });
@@ -177,7 +179,8 @@ export function gatherSumReference(
   const n = lookups[0]?.ids.length ?? 0;
   const y = new Float64Array(n * c);
   for (const { table, ids } of lookups) {
-    for (let i = 0; i < y.length; i++) y[i] = (y[i] ?? 0) + (table[(ids[Math.floor(i / c)] ?? 0) * c + (i % c)] ?? 0);
+    for (let i = 0; i < y.length; i++)
+      y[i] = (y[i] ?? 0) + (table[(ids[Math.floor(i / c)] ?? 0) * c + (i % c)] ?? Number.NaN);
   }
   return y;
 }

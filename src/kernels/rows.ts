@@ -3,16 +3,15 @@
  * (readouts over several layers). Each is the other's gradient.
  */
 import { type Gpu, grid, type View } from "../gpu/index.ts";
-import { empty, expectShape, type NdArray } from "./array.ts";
+import { empty, expectIndex, expectShape, NAN_BITS, type NdArray } from "./array.ts";
 
 /** Vectors a thread moves. */
 const PER = 8;
-const NAN_BITS = 0x7fc00000;
 
 /** y[m] = x[index[m]]: x [N, C], index u32 [M] → [M, C]. An index ≥ N gives a row of NaN. */
 export function gatherRows(gpu: Gpu, x: NdArray, index: NdArray): NdArray {
   expectShape("gatherRows", "x", x, "N C");
-  expectIndex("gatherRows", index);
+  expectIndex("gatherRows", "index", index);
   const [n, c] = x.shape as [number, number];
   const y = empty(gpu, [index.size, c], "f32", "gatherRows");
   move(gpu, "gatherRows", "gather", [x, y, index], index.size, c, { bound: n });
@@ -23,7 +22,7 @@ export function gatherRows(gpu: Gpu, x: NdArray, index: NdArray): NdArray {
 export function scatterRows(gpu: Gpu, dy: NdArray, index: NdArray, n: number): NdArray {
   const dims: Record<string, number> = {};
   expectShape("scatterRows", "dy", dy, "M C", dims);
-  expectIndex("scatterRows", index);
+  expectIndex("scatterRows", "index", index);
   expectShape("scatterRows", "index", index, "M", dims);
   const [m, c] = dy.shape as [number, number];
   const dx = empty(gpu, [n, c], "f32", "scatterRows");
@@ -88,8 +87,4 @@ function move(gpu: Gpu, op: string, entry: string, bindings: View[], rows: numbe
     grid: grid(Math.ceil((rows * lanes) / 64)),
     work: { bytes: 2 * 4 * rows * width },
   });
-}
-
-function expectIndex(op: string, index: NdArray): void {
-  if (index.dtype !== "u32") throw new RangeError(`${op}: index holds ${index.dtype}, expected u32`);
 }

@@ -3,7 +3,7 @@
  * starts[b] … starts[b + 1] − 1; starts[B] = N) → [B, C]. These are the readouts over all tokens.
  */
 import { type Gpu, grid } from "../gpu/index.ts";
-import { empty, expectShape, type NdArray } from "./array.ts";
+import { empty, expectIndex, expectShape, type NdArray } from "./array.ts";
 
 /** y[b] = mean of the rows of sequence b, [B, C]; 0 for a sequence without rows. */
 export function segmentMean(gpu: Gpu, x: NdArray, starts: NdArray, b: number): NdArray {
@@ -44,6 +44,7 @@ export function segmentMaxBackward(gpu: Gpu, dy: NdArray, argmax: NdArray, n: nu
   const dims: Record<string, number> = {};
   expectShape(op, "dy", dy, "B C", dims);
   expectShape(op, "argmax", argmax, "B C", dims);
+  expectIndex(op, "argmax", argmax);
   const { B: b = 0, C: c = 0 } = dims;
   const dx = empty(gpu, [n, c], "f32", op);
   gpu.clear(dx);
@@ -62,6 +63,7 @@ function channels(op: string, x: NdArray, spec: string, starts: NdArray, b: numb
   const dims: Record<string, number> = spec === "B C" ? { B: b } : {};
   expectShape(op, spec === "B C" ? "dy" : "x", x, spec, dims);
   expectShape(op, "starts", starts, `${b + 1}`);
+  expectIndex(op, "starts", starts);
   return dims.C ?? 0;
 }
 

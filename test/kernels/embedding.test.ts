@@ -25,6 +25,7 @@ const SIZES = [
   [70, 30, 20],
   [33, 257, 384],
   [7, 5, 1026],
+  [200, 1, 8], // more tokens of one id than one thread sums
 ] as const;
 
 describe("gather", () => {
@@ -62,6 +63,36 @@ describe("gather", () => {
       gather(g, fromHost(g, [1, Number.NaN, Number.POSITIVE_INFINITY], [3, 1]), fromHost(g, Uint32Array.of(2, 1, 0))),
     ]);
     expect([...(y ?? [])]).toEqual([Number.POSITIVE_INFINITY, Number.NaN, 1]);
+  });
+
+  test("an id that a table has not gives a row of NaN, never old memory", async () => {
+    const g = gpu();
+    for (const c of [3, 4]) {
+      const ids = [Uint32Array.of(0, 2, 1, 1), Uint32Array.of(2, 1, 3, 0), Uint32Array.of(0, 0, 0, 0xffffffff)];
+      const tables = [randn(1, 2 * c), randn(2, 3 * c), randn(3, c)];
+      const outputs = await run(g, () => {
+        const lookups = tables.map((table, j) => ({
+          table: fromHost(g, table, [table.length / c, c]),
+          ids: fromHost(g, ids[j] ?? []),
+        }));
+        return [1, 2, 3].map((k) => gatherSum(g, lookups.slice(0, k)));
+      });
+      [1, 2, 3].forEach((k, i) => {
+        const y = outputs[i] ?? new Float32Array();
+        const lookups = tables.slice(0, k).map((table, j) => ({ table, ids: ids[j] ?? [] }));
+        expectClose(y, gatherSumReference(lookups, c), { rtol: 1e-6, atol: 1e-6 });
+        const bad = [0, 1, 2, 3].filter((n) => Number.isNaN(y[n * c]));
+        expect(bad).toEqual([[1], [1, 2], [1, 2, 3]][i]);
+      });
+    }
+  });
+
+  test("ids that are no whole numbers are refused", () => {
+    const g = gpu();
+    g.scope(() => {
+      const table = fromHost(g, [1, 2], [2, 1]);
+      expect(() => gather(g, table, fromHost(g, [0, 1]))).toThrow("gather: ids holds f32, expected u32");
+    });
   });
 
   test("tables of different widths are refused by name", () => {

@@ -130,6 +130,18 @@ test("NaN and infinities reach the mean and the gradient of their own sequence o
   expect([...(dx ?? [])]).toEqual([Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, 2, 2]);
 });
 
+test("starts and argmax that are no whole numbers are refused", () => {
+  const g = gpu();
+  g.scope(() => {
+    const [x, starts] = [fromHost(g, [1, 2], [2, 1]), fromHost(g, [0, 2])];
+    expect(() => segmentMean(g, x, starts, 1)).toThrow("segmentMean: starts holds f32, expected u32");
+    expect(() => segmentMax(g, x, starts, 1)).toThrow("segmentMax: starts holds f32, expected u32");
+    const dy = fromHost(g, [1], [1, 1]);
+    expect(() => segmentMeanBackward(g, dy, starts, 2)).toThrow("segmentMean.backward: starts holds f32, expected u32");
+    expect(() => segmentMaxBackward(g, dy, dy, 2)).toThrow("segmentMax.backward: argmax holds f32, expected u32");
+  });
+});
+
 test("starts of another length are refused", () => {
   const g = gpu();
   g.scope(() => {

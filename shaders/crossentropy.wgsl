@@ -42,6 +42,7 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   lse[row] = m + logl;
   let label = targets[row];
   if (label == IGNORE) { loss[row] = 0.0; return; }
+  // A NaN whose bits are constant does not compile, hence `& 0u` of what only the run knows.
   if (label >= p.k) { loss[row] = bitcast<f32>(0x7fc00000u | (p.k & 0u)); return; }
   loss[row] = logl - (x[row * p.k + label] - m);
 }

@@ -1,4 +1,4 @@
-/** @file Check 16: readouts. Others in the batch change nothing, k = 1 is the last layer, every layer used gets a gradient. */
+/** @file Readouts (check 16). Others in the batch change nothing, k = 1 is the last layer, every layer used gets a gradient. */
 import { describe, expect, test } from "vitest";
 import { Engine, ops } from "../../src/autograd/index.ts";
 import { packBatch } from "../../src/data/batches.ts";

@@ -1,4 +1,4 @@
-/** @file The checks of the mathematics that training must pass: 1 to 5, and the first half of 20. */
+/** @file The checks of docs/checks.md that training itself must pass: 1 to 5, and of 20 Adam's first step. */
 import { describe, expect, test } from "vitest";
 import { Engine } from "../../src/autograd/index.ts";
 import { Trainer } from "../../src/train/fit.ts";

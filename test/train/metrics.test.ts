@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { Stream } from "../../src/random.ts";
 import { eceDraws, eceOf, logSoftmaxRows, metricsOf } from "../../src/train/metrics.ts";
 
-/** Confidence ~ U(.5, 1), the case mathematics.md tabulates. */
+/** Confidence ~ U(.5, 1). Below, the ECE in 15 bins that labels drawn from such confidences themselves show. */
 function confidences(n: number): Float64Array {
   const stream = new Stream(7, "test confidence", n);
   return Float64Array.from({ length: n }, () => 0.5 + 0.5 * stream.uniform());

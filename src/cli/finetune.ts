@@ -29,6 +29,7 @@ import type { Io } from "./io.ts";
 import { type EvaluateJson, measure, posteriorOf } from "./measure.ts";
 import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
+import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, newRecord, type RunInputs, saveRun } from "./run-record.ts";
 import { adjusted, type Folder, hasHead, type LoadedClassifier, openModelFolder, report } from "./source.ts";
@@ -135,6 +136,7 @@ async function train(
     const posterior = posteriorOf(model, options.method, options.members, options.seed);
     return measure(posterior, examples, { what, out, ifInterrupted });
   };
+  const profile = options.profile ? await StepProfile.begin(engine.gpu, out) : undefined;
   const training = new Training(logPosterior(model, prior, { N: data.train.length }), data.train, {
     folder: options.out,
     out,
@@ -142,6 +144,7 @@ async function train(
     measure: data.dev === undefined ? undefined : (what) => measureOn(what),
     evaluate: options.evaluate,
     keepBest: options.select === "best",
+    profile,
   });
   if (data.dev === undefined) out.note("no --dev: before and metrics are of the training table itself");
 
@@ -160,6 +163,7 @@ async function train(
     await training.resume();
   }
   await training.run();
+  const profiled = await profile?.finish(options.out);
 
   let at = training.evaluations.at(-1);
   if (options.select === "best" && training.trainer.steps > 0) {
@@ -185,7 +189,7 @@ async function train(
     before,
     metrics,
   };
-  if (out.json) out.document(result);
+  if (out.json) out.document(profiled ? { ...result, profile: profiled } : result);
   else {
     const lines = metricsTable([
       ["before", before],

@@ -225,6 +225,9 @@ function commands(io: Io): Command {
   for (const command of [finetune, evaluate, predict, embed, pretrain, doctor, bench]) {
     command.option("--json", "one JSON document on stdout, and nothing else there");
   }
+  for (const command of [finetune, pretrain]) {
+    command.option("--profile", "time every kernel: a table on stderr, and profile.json in --out");
+  }
   for (const command of [finetune, evaluate, predict, embed]) {
     command
       .option("--text-column <NAME>", "the column of the text (default: sentence, text, …); a number with --no-header")

@@ -23,6 +23,7 @@ import type { Io } from "./io.ts";
 import { pretrainingConfig, writeModelFolder } from "./model-folder.ts";
 import { type PretrainOptions, pretrainOptions, type RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
+import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, kernelChoices } from "./run-record.ts";
 import { adjusted, openModelFolder } from "./source.ts";
@@ -132,12 +133,14 @@ async function train(
   });
   const { epochs, batch, lr, warmup, schedule } = options;
   const prior = gaussianPrior(model, { encoder: { precision: 0 }, head: { precision: 0 } });
+  const profile = options.profile ? await StepProfile.begin(engine.gpu, out) : undefined;
   const training = new Training(logPosterior(model, prior, { N: source.length }), source, {
     folder,
     out,
     fit: { epochs, batch, seed, warmup, schedule, optimizer: adam({ lr }) },
     evaluate: "last",
     keepBest: false,
+    profile,
   });
   const sentences = documents.reduce((sum, document) => sum + document.length, 0);
   out.note(
@@ -156,11 +159,12 @@ async function train(
   await training.run((report) => {
     last = report.nll;
   });
+  const profiled = await profile?.finish(folder);
   await writeModelFolder(folder, model, pretrainingConfig(model), start.folder);
   const result = { run: folder, steps: training.trainer.steps, seconds: training.seconds, nll: last ?? null };
   writeFileAtomic(join(folder, "metrics.json"), `${JSON.stringify({ nll: result.nll }, null, 2)}\n`);
   writeRun(folder, { ...record, finished: true, steps: result.steps, seconds: result.seconds });
-  if (out.json) out.document(result);
+  if (out.json) out.document(profiled ? { ...result, profile: profiled } : result);
   else
     out.text(
       `${result.steps} steps in ${duration(result.seconds)}\nmodel: ${folder}\nnext: priorwork fill-mask --model ${folder} "…"`,
@@ -173,7 +177,7 @@ function newRecord(
   start: Start,
   { sentences, maxLength, nextSentence }: { sentences: number; maxLength: number; nextSentence: boolean },
 ): RunRecord {
-  const { resume: _, overwrite: __, json: ___, out: ____, ...flags } = options;
+  const { resume: _, overwrite: __, json: ___, out: ____, profile: _____, ...flags } = options;
   const hash = sha256File(options.text);
   const task = nextSentence ? "masked tokens and next sentence" : "masked tokens";
   const source = options.model ?? options.config ?? "";

@@ -57,6 +57,7 @@ const OURS = [
   "run.json",
   "metrics.jsonl",
   "metrics.json",
+  "profile.json",
   "config.json",
   "model.safetensors",
   "tokenizer.json",

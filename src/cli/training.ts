@@ -19,6 +19,7 @@ import {
 import { fileOf, newestCheckpoint, removeOthers, writeCheckpoint } from "./checkpoints.ts";
 import { figure } from "./format.ts";
 import type { Output } from "./output.ts";
+import type { StepProfile } from "./profile.ts";
 import { MetricsLog } from "./run-folder.ts";
 
 /** A checkpoint is due at an epoch's end after this long; in the middle of an epoch after ten times as long. */
@@ -49,6 +50,8 @@ export interface TrainingOptions {
   evaluate: "every" | "last" | number;
   /** True: the θ with the lowest NLL on dev is kept beside the last. */
   keepBest: boolean;
+  /** Times the kernels of the steps. */
+  profile?: StepProfile | undefined;
 }
 
 export class Training<B> {
@@ -69,7 +72,9 @@ export class Training<B> {
       signal: options.out.io.signal,
       warn: (line) => options.out.warning(line),
       settle: (step) =>
-        (typeof options.evaluate === "number" && step % options.evaluate === 0) || this.#overdue(10 * CHECKPOINT_MS),
+        (typeof options.evaluate === "number" && step % options.evaluate === 0) ||
+        options.profile?.settles(step) === true ||
+        this.#overdue(10 * CHECKPOINT_MS),
     });
   }
 
@@ -115,7 +120,7 @@ export class Training<B> {
 
   /** Trains to the end. InterruptedError after Ctrl-C, with a checkpoint written; DivergedError likewise. */
   async run(onStep: (report: StepReport) => void = () => {}): Promise<void> {
-    const { out, folder } = this.#options;
+    const { out, folder, profile } = this.#options;
     const { trainer } = this;
     const log = new MetricsLog(folder, trainer.step);
     const before = this.#journey.seconds;
@@ -126,7 +131,7 @@ export class Training<B> {
     try {
       await this.#evaluatePending();
       let bar = out.progress("training", trainer.steps);
-      for await (const report of trainer.run()) {
+      for await (const report of profile?.over(trainer) ?? trainer.run()) {
         log.add(lineOf(report));
         if (out.io.env.DEBUG) out.note(stepSummary(report, trainer.target.model.engine.gpu.stats));
         onStep(report);

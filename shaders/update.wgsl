@@ -4,7 +4,8 @@
 //   adam (Kingma, Ba 2015):    m ← m + (1−β₁)(ĝ − m),  v ← β₂v + (1−β₂)ĝ²,  θ ← θ − (lr/b₁)·m / (√v·b₂^−½ + ε),  bᵢ = 1 − βᵢᵗ
 //   sgd:                       u ← momentum·u + ĝ,     θ ← θ − lr·u
 // A thread owns PER vec4 that lie a workgroup apart. If a gradient was not finite (status[0]) nothing changes, not even
-// the step counter status[2], which is how the host learns that an update happened. Padding has g = θ = μ = 0 and stays 0.
+// the step counter status[2], which the step's last update writes: so the host learns that the step happened. Padding
+// has g = θ = μ = 0 and stays 0.
 
 struct P {
   count: u32,            // floats, a multiple of 4

@@ -146,7 +146,7 @@ async function train(
   out.note(
     `${count(sentences, "sentence")} in ${count(documents.length, "document")}, ${training.trainer.steps} steps`,
   );
-  const record = newRecord(engine, options, start, { sentences, maxLength, nextSentence });
+  const record = newRecord(engine, options, start, { sentences, maxLength, nextSentence, N: source.length });
   if (earlier === undefined) {
     emptyOut(folder);
     writeRun(folder, record);
@@ -175,7 +175,7 @@ function newRecord(
   { gpu }: Engine,
   options: PretrainOptions,
   start: Start,
-  { sentences, maxLength, nextSentence }: { sentences: number; maxLength: number; nextSentence: boolean },
+  { sentences, maxLength, nextSentence, N }: { sentences: number; maxLength: number; nextSentence: boolean; N: number },
 ): RunRecord {
   const { resume: _, overwrite: __, json: ___, out: ____, profile: _____, ...flags } = options;
   const hash = sha256File(options.text);
@@ -194,7 +194,8 @@ function newRecord(
     objective: {
       task,
       method: start.scratch ? "scratch" : "mle",
-      formula: "mean masked-token NLL + mean next-sentence NLL",
+      formula: `mean masked-token NLL${nextSentence ? " + mean next-sentence NLL" : ""}`,
+      N,
     },
     model: { source, weights: start.sha256, labels: [], maxLength },
     lineage: [

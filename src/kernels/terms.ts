@@ -39,7 +39,7 @@ export const STATUS = {
   bad: 0,
   /** Bits of the clip factor, an f32. */
   clipFactor: 1,
-  /** The last step whose update ran. */
+  /** The last step whose last update ran. */
   step: 2,
   /** Bits of ‖∇J‖² before clipping, an f32. */
   squaredNorm: 3,

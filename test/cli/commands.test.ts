@@ -177,6 +177,8 @@ describe("pretrain", () => {
       ...["finetune", "--model", at("whole"), "--train", at("train.tsv"), "--epochs", "0", "--out", at("tuned")],
     ]);
     expect(tuned.code, tuned.stderr).toBe(0);
+    // Five documents of three sentences: ten pairs, a likelihood term each.
+    expect(JSON.parse(readFileSync(at("whole/run.json"), "utf8")).objective.N).toBe(10);
     const { lineage } = JSON.parse(readFileSync(at("tuned/run.json"), "utf8"));
     expect(lineage.map((stage: { task: string }) => stage.task)).toEqual([
       "masked tokens and next sentence",

@@ -2,9 +2,10 @@
 // loss_b = log Σ_k exp(x_bk) − x_b,target. The row statistics (m, l = Σ exp(x − m)), in parts, come from softmax.wgsl's `statistics`.
 // loss is (log l) − (x_target − m) rather than lse − x_target: two large logits would cancel the digits.
 // The backward needs x, the targets and lse = m + log l; no probabilities are stored.
-// A target of 0xffffffff is left out: loss and gradient 0. Any other target ≥ K gives a NaN loss rather than a silent one.
+// A target of 0xffffffff is left out: loss and gradient 0. Any other target ≥ K gives a NaN loss and gradient, never silence.
 
-struct P { rows: u32, k: u32, parts: u32, total: u32 }  // total = rows · k
+// size = rows · k; per: vec4s of a thread of the backward; nan: its bits, since WGSL refuses a constant NaN
+struct P { rows: u32, k: u32, parts: u32, size: u32, per: u32, nan: u32 }
 var<immediate> p: P;
 
 override aligned: bool = false;   // k is a multiple of 4: no vec4 straddles two rows
@@ -42,8 +43,7 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   lse[row] = m + logl;
   let label = targets[row];
   if (label == IGNORE) { loss[row] = 0.0; return; }
-  // A NaN whose bits are constant does not compile, hence `& 0u` of what only the run knows.
-  if (label >= p.k) { loss[row] = bitcast<f32>(0x7fc00000u | (p.k & 0u)); return; }
+  if (label >= p.k) { loss[row] = bitcast<f32>(p.nan); return; }
   loss[row] = logl - (x[row * p.k + label] - m);
 }
 
@@ -55,12 +55,20 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
 @group(0) @binding(3) var<storage, read> dloss: array<f32>;                // [B]
 @group(0) @binding(4) var<storage, read_write> dx: array<vec4f>;           // [B, K], flat
 
-// A thread takes four vec4s, 64 apart, so that neighbours read neighbours.
+/// A thread's first vec4, and how many it has; they are 64 apart.
+fn share(w: u32, t: u32) -> vec2u {
+  let quads = (p.size + 3u) / 4u;
+  let begin = w * 64u * p.per + t;
+  if (begin >= quads) { return vec2u(); }
+  return vec2u(begin, min(p.per, (quads - begin + 63u) / 64u));
+}
+
 @compute @workgroup_size(64)
 fn backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  for (var i = 0u; i < 4u; i++) {
-    let v = (wid.x + wid.y * groups.x) * 256u + i * 64u + t;
-    if (4u * v >= p.total) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let v = mine.x + i * 64u;
     let value = logits[v];
     var row = 4u * v / p.k;
     var column = 4u * v - row * p.k;
@@ -70,9 +78,10 @@ fn backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: 
     var out = vec4f();
     for (var j = 0u; j < 4u; j++) {
       let g = (expNan(value[j] - l) - select(0.0, 1.0, column == label)) * d;
-      out[j] = select(g, 0.0, label == IGNORE);
+      let known = select(bitcast<f32>(p.nan), g, label < p.k);
+      out[j] = select(known, 0.0, label == IGNORE);
       column++;
-      if (!aligned && column == p.k) { column = 0u; row++; label = targets[row]; l = kept[row]; d = dloss[row]; }
+      if (!aligned && column == p.k) { column = 0u; row = min(row + 1u, p.rows - 1u); label = targets[row]; l = kept[row]; d = dloss[row]; }
     }
     dx[v] = out;
   }

@@ -9,6 +9,7 @@ alias V = vec4f;  // f32 where a width or an offset is no multiple of 4
 // --- end
 
 // width: V moved from each row. from, to: V in a whole row of the source and of the target, and V before the strip.
+// nan: its bits, since WGSL refuses a constant NaN.
 struct P { rows: u32, width: u32, lanes: u32, bound: u32, fromStride: u32, fromOffset: u32, toStride: u32, toOffset: u32, nan: u32 }
 var<immediate> p: P;
 

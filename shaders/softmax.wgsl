@@ -6,7 +6,7 @@
 // The backward needs y only: softmax dx = y ⊙ (dy − Σ y·dy); log-softmax dx = dy − exp(y)·Σ dy.
 // NaN is told by its bits: compilers may assume that there is none, and exp(NaN) is +∞ on SwiftShader.
 
-struct P { rows: u32, c: u32, parts: u32, total: u32 }  // total = rows · c
+struct P { rows: u32, c: u32, parts: u32, size: u32, per: u32 }  // size = rows · c; per: vec4s of a thread in the flat passes
 var<immediate> p: P;
 
 override logarithm: bool = false;
@@ -76,12 +76,20 @@ fn normalized(value: f32, s: vec2f) -> f32 {
   return expNan(value - s.x) / s.y;
 }
 
-// A thread takes four vec4s, 64 apart, so that neighbours read neighbours.
+/// A thread's first vec4, and how many it has; they are 64 apart.
+fn share(w: u32, t: u32) -> vec2u {
+  let quads = (p.size + 3u) / 4u;
+  let begin = w * 64u * p.per + t;
+  if (begin >= quads) { return vec2u(); }
+  return vec2u(begin, min(p.per, (quads - begin + 63u) / 64u));
+}
+
 @compute @workgroup_size(64)
 fn normalize(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  for (var i = 0u; i < 4u; i++) {
-    let v = (wid.x + wid.y * groups.x) * 256u + i * 64u + t;
-    if (4u * v >= p.total) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let v = mine.x + i * 64u;
     let value = x[v];
     var row = 4u * v / p.c;
     var s = stats[row];
@@ -94,7 +102,7 @@ fn normalize(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups:
     for (var j = 0u; j < 4u; j++) {
       out[j] = normalized(value[j], s);
       column++;
-      if (column == p.c) { column = 0u; row++; s = stats[row]; }
+      if (column == p.c) { column = 0u; row = min(row + 1u, p.rows - 1u); s = stats[row]; }
     }
     y[v] = out;
   }
@@ -141,30 +149,31 @@ fn combineSums(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
 @group(0) @binding(2) var<storage, read> totals: array<f32>;               // [N]
 @group(0) @binding(3) var<storage, read_write> dx: array<vec4f>;           // [N, C], flat
 
-fn pulledBack(value: f32, dvalue: f32, sum: f32) -> f32 {
+fn vjp(value: f32, dvalue: f32, sum: f32) -> f32 {
   if (logarithm) { return dvalue - expNan(value) * sum; }
   return value * (dvalue - sum);
 }
 
 @compute @workgroup_size(64)
 fn gradient(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  for (var i = 0u; i < 4u; i++) {
-    let v = (wid.x + wid.y * groups.x) * 256u + i * 64u + t;
-    if (4u * v >= p.total) { break; }
+  let mine = share(wid.x + wid.y * groups.x, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= mine.y) { break; }
+    let v = mine.x + i * 64u;
     let value = output[v];
     let d = dy[v];
     var row = 4u * v / p.c;
     var s = totals[row];
     if (aligned) {
-      dx[v] = vec4f(pulledBack(value.x, d.x, s), pulledBack(value.y, d.y, s), pulledBack(value.z, d.z, s), pulledBack(value.w, d.w, s));
+      dx[v] = vec4f(vjp(value.x, d.x, s), vjp(value.y, d.y, s), vjp(value.z, d.z, s), vjp(value.w, d.w, s));
       continue;
     }
     var column = 4u * v - row * p.c;
     var out = vec4f();
     for (var j = 0u; j < 4u; j++) {
-      out[j] = pulledBack(value[j], d[j], s);
+      out[j] = vjp(value[j], d[j], s);
       column++;
-      if (column == p.c) { column = 0u; row++; s = totals[row]; }
+      if (column == p.c) { column = 0u; row = min(row + 1u, p.rows - 1u); s = totals[row]; }
     }
     dx[v] = out;
   }

@@ -109,10 +109,11 @@ export function attentionBackward(
   expectShape(op, "lse", lse, "N H", dims);
   expectShape(op, "dy", dy, "N C", dims);
   const dqkv = empty(gpu, qkv.shape, "f32", op);
-  const delta = empty(gpu, lse.shape, "f32", op);
   if (plan.count === 0) return dqkv;
+  const delta = empty(gpu, lse.shape, "f32", op);
   launch(gpu, "backwardQuery", [qkv, plan.tiles, y, lse, dy, delta, dqkv], plan, options, d);
   launch(gpu, "backwardKey", [qkv, plan.tiles, delta, lse, dy, dqkv], plan, options, d);
+  gpu.release(delta.buffer);
   return dqkv;
 }
 

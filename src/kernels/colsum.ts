@@ -30,7 +30,7 @@ export function columnSum(gpu: Gpu, x: NdArray, into?: Into): NdArray {
     grid: grid(Math.ceil((blocks * width) / 64)),
   });
   finishColumns(gpu, "columnSum", sums, goal);
-  gpu.releaseScoped(sums.buffer);
+  gpu.release(sums.buffer);
   return goal.array;
 }
 

@@ -3,8 +3,9 @@
  * probabilities nor log-probabilities are stored. From two labels to a vocabulary.
  */
 import { type Gpu, grid } from "../gpu/index.ts";
-import { empty, expectShape, type NdArray } from "./array.ts";
+import { empty, expectIndex, expectShape, NAN_BITS, type NdArray } from "./array.ts";
 import { rowStatistics } from "./softmax.ts";
+import { spread } from "./spread.ts";
 
 /** A target that counts for nothing: loss 0, gradient 0. */
 export const IGNORE_TARGET = 0xffffffff;
@@ -34,13 +35,17 @@ export function crossEntropy(gpu: Gpu, logits: NdArray, targets: NdArray): Cross
     shader: "crossentropy",
     entry: "forward",
     bindings: [logits, targets, partial, loss, lse],
-    params: [rows, k, parts, logits.size],
+    params: [rows, k, parts, logits.size, 1, NAN_BITS],
     grid: grid(Math.ceil(rows / 64)),
   });
+  gpu.release(partial.buffer);
   return { loss, lse };
 }
 
-/** dlogits [B, K] = (softmax(logits) − onehot(targets)) · dloss, with lse from the forward and dloss [B]. */
+/**
+ * dlogits [B, K] = (softmax(logits) − onehot(targets)) · dloss, with lse from the forward and dloss [B]. A target ≥ K
+ * other than `IGNORE_TARGET` gives a row of NaN.
+ */
 export function crossEntropyBackward(
   gpu: Gpu,
   logits: NdArray,
@@ -56,21 +61,22 @@ export function crossEntropyBackward(
   const [rows, k] = logits.shape as [number, number];
   const dx = empty(gpu, logits.shape, "f32", "crossEntropyBackward");
   if (logits.size === 0) return dx;
+  const { per, grid } = spread(gpu, logits.size);
   gpu.dispatch({
     op: "crossEntropy.backward",
     shader: "crossentropy",
     entry: "backward",
     constants: { aligned: k % 4 === 0 ? 1 : 0 },
     bindings: [logits, targets, lse, dloss, dx],
-    params: [rows, k, 1, logits.size],
-    grid: grid(Math.ceil(logits.size / 1024)),
+    params: [rows, k, 1, logits.size, per, NAN_BITS],
+    grid,
   });
   return dx;
 }
 
 function expectTargets(op: string, targets: NdArray, dims: Record<string, number>): void {
   expectShape(op, "targets", targets, "B", dims);
-  if (targets.dtype !== "u32") throw new RangeError(`${op}: targets are ${targets.dtype}, expected u32 class numbers`);
+  expectIndex(op, "targets", targets);
 }
 
 /** The definition, in float64: loss [B]. */

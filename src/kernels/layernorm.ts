@@ -85,8 +85,8 @@ export function layerNormBackward(
   // Two dispatches, since the two targets may be slices of one vector: one of them, at its start, would be bound whole.
   finishColumns(gpu, `${op} (gamma)`, gammaSums, dgamma);
   finishColumns(gpu, `${op} (beta)`, betaSums, dbeta);
-  gpu.releaseScoped(gammaSums.buffer);
-  gpu.releaseScoped(betaSums.buffer);
+  gpu.release(gammaSums.buffer);
+  gpu.release(betaSums.buffer);
   return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
 }
 

@@ -4,6 +4,7 @@
  */
 import { type Gpu, grid } from "../gpu/index.ts";
 import { empty, expectShape, type NdArray } from "./array.ts";
+import { spread } from "./spread.ts";
 
 /** y[n, c] = exp(x[n, c]) / Σ_j exp(x[n, j]). x may hold −∞; a row with NaN or +∞, or of −∞ only, gives NaN. */
 export function softmax(gpu: Gpu, x: NdArray): NdArray {
@@ -17,17 +18,17 @@ export function logSoftmax(gpu: Gpu, x: NdArray): NdArray {
 
 /** dx from the forward's output y and the gradient dy of it, all [N, C]. */
 export function softmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray): NdArray {
-  return pulledBack(gpu, y, dy, "softmax", 0);
+  return vjp(gpu, y, dy, "softmax", 0);
 }
 
 /** As `softmaxBackward`, with y from `logSoftmax`. */
 export function logSoftmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray): NdArray {
-  return pulledBack(gpu, y, dy, "logSoftmax", 1);
+  return vjp(gpu, y, dy, "logSoftmax", 1);
 }
 
 /**
- * Of each row of x [N, C] the pair (m, Σ exp(x − m)), m = max x: [N, parts, 2], to be joined by the reader.
- * The scratch array belongs to the open scope.
+ * Of each row of x [N, C] the pair (m, Σ exp(x − m)), m = max x: [N, parts, 2], to be joined by the reader,
+ * who releases the array.
  */
 export function rowStatistics(gpu: Gpu, x: NdArray, op: string): { partial: NdArray; parts: number } {
   const [rows, c] = x.shape as [number, number];
@@ -39,7 +40,7 @@ export function rowStatistics(gpu: Gpu, x: NdArray, op: string): { partial: NdAr
     entry: "statistics",
     constants: { aligned: aligned(c) },
     bindings: [x, partial],
-    params: [rows, c, parts, rows * c],
+    params: [rows, c, parts, rows * c, 1],
     grid: grid(Math.ceil((rows * parts) / 64)),
   });
   return { partial, parts };
@@ -68,23 +69,26 @@ function normalized(gpu: Gpu, x: NdArray, op: string, logarithm: 0 | 1): NdArray
       shader: "softmax",
       entry: "combineStatistics",
       bindings: [partial, stats],
-      params: [rows, c, parts, x.size],
+      params: [rows, c, parts, x.size, 1],
       grid: grid(Math.ceil(rows / 64)),
     });
+    gpu.release(partial.buffer);
   }
+  const flat = spread(gpu, x.size);
   gpu.dispatch({
     op: `${op}.normalize`,
     shader: "softmax",
     entry: "normalize",
     constants: { logarithm, aligned: aligned(c) },
     bindings: [x, stats, y],
-    params: [rows, c, parts, x.size],
-    grid: grid(Math.ceil(x.size / 1024)),
+    params: [rows, c, parts, x.size, flat.per],
+    grid: flat.grid,
   });
+  gpu.release(stats.buffer);
   return y;
 }
 
-function pulledBack(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 | 1): NdArray {
+function vjp(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 | 1): NdArray {
   const dims: Record<string, number> = {};
   expectShape(`${op}Backward`, "y", y, "N C", dims);
   expectShape(`${op}Backward`, "dy", dy, "N C", dims);
@@ -92,7 +96,8 @@ function pulledBack(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 
   const dx = empty(gpu, y.shape, "f32", `${op}Backward`);
   if (y.size === 0) return dx;
   const parts = partsOf(c);
-  const params = [rows, c, parts, y.size];
+  const flat = spread(gpu, y.size);
+  const params = [rows, c, parts, y.size, flat.per];
   const constants = { logarithm, aligned: aligned(c) };
   const partial = empty(gpu, [rows, parts], "f32", `${op}Backward`);
   gpu.dispatch({
@@ -115,6 +120,7 @@ function pulledBack(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 
       params,
       grid: grid(Math.ceil(rows / 64)),
     });
+    gpu.release(partial.buffer);
   }
   gpu.dispatch({
     op: `${op}.backward`,
@@ -123,8 +129,9 @@ function pulledBack(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 
     constants,
     bindings: [y, dy, totals, dx],
     params,
-    grid: grid(Math.ceil(y.size / 1024)),
+    grid: flat.grid,
   });
+  gpu.release(totals.buffer);
   return dx;
 }
 

@@ -138,6 +138,17 @@ describe("--profile", () => {
   });
 });
 
+test("DEBUG=2 and 4 show on stderr what the device is told, and leave the answer alone", async () => {
+  const embed = (DEBUG: string) => run(["embed", "--model", MODEL, "--text", "the film", "--json"], { env: { DEBUG } });
+  const [quiet, dispatches, shaders] = [await embed("1"), await embed("2"), await embed("4")];
+  expect(quiet.stderr).not.toMatch(/^dispatch /m);
+  expect(dispatches.stderr).toMatch(/^dispatch matmul\.NT {2}\S+ {2}\d+×\d+×1 {2}[\d,]+ bytes$/m);
+  expect(dispatches.stderr).not.toMatch(/^compile |^ {2}\[/m);
+  expect(shaders.stderr).toMatch(/^compile \S+ for matmul\.NT\n {4}1 \| \/\/ /m);
+  expect(shaders.stderr).toMatch(/^ {2}\[.* {2}params \d+ /m);
+  for (const { stdout } of [dispatches, shaders]) expect(stdout).toBe(quiet.stdout);
+});
+
 test("counting begins and ends where nothing is on its way, a hundred steps on at most", async (context) => {
   const gpu = await openGpu();
   try {

@@ -95,7 +95,7 @@ function launch(
   const y = out.array;
   const u = preactivation ? empty(gpu, [M, N], "f32", op) : undefined;
 
-  const choice = chooseMatmul(gpu.adapter, layout, { M, N, K }, options.family);
+  const choice = chooseMatmul(gpu.adapter, layout, { M, N, K, G }, options.family);
   // What an epilogue does not use is bound all the same, as a view of A that is not read.
   const bindings: Dispatch["bindings"] = [a, b, y, bias ?? a, residual ?? a, ...(u ? [u] : [])];
   const grid = [Math.ceil(N / choice.columns), Math.ceil(M / choice.rows), G] as const;
@@ -107,6 +107,10 @@ function launch(
     entry: choice.entry + (u ? "_kept" : ""),
     tile: choice.tile,
     constants: {
+      // Strides say it to the other families.
+      ...(choice.shader === "matmul_workgroup"
+        ? { A_ALONG_K: Number(layout !== "TN"), B_ALONG_K: Number(layout === "NT") }
+        : {}),
       BIAS: Number(bias !== undefined),
       ACT: activation ? ACTIVATIONS[activation] : 0,
       RESIDUAL: Number(residual !== undefined),

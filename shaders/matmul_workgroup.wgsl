@@ -1,0 +1,279 @@
+// Matrix product in workgroup memory, for GPUs: C (+)= act(A·B + bias) + residual for the layouts NN (A [M, K],
+// B [K, N]), NT (B [N, K]) and TN (A [K, M]), plain or batched (grid z). A workgroup owns BM × BN of C and walks K sixteen
+// at a time. Each thread fetches one block of four 4-vectors (the first BM threads of A, the rest of B) into registers,
+// publishes it to workgroup memory with k outermost (transposed on the way where the array runs along k), and while the
+// next block is on its way multiplies: thread (x, y) owns RB × CB blocks of 4 × 4, so 4·RB·CB multiply-adds of 4-vectors for
+// RB + CB loads. Blocks of one thread lie BM / RB rows and BN / CB columns apart: neighbours read neighbouring 4-vectors.
+// Loads are 4-vectors: K is a multiple of 4 (NN, NT), N (NN, TN), M (TN); matmul_register.wgsl takes the rest. What lies
+// beyond an edge is loaded as 0 and not stored. The structure is the one of Volkov and Demmel (2008) and all since.
+
+// --- tile
+const RB = 2u;   // blocks of 4 rows a thread
+const CB = 1u;   // blocks of 4 columns a thread
+const TX = 16u;  // threads along the columns
+const TY = 8u;   // threads along the rows; TX·TY = BM + BN, so that each thread fetches one block
+// --- end
+const BM = TY * RB * 4u;
+const BN = TX * CB * 4u;
+const BK = 16u;
+const AP = BM / 4u + 1u;  // 4-vectors from one k to the next: odd, against bank conflicts of the transposed stores
+const BP = BN / 4u + 1u;
+
+struct P { m: u32, n: u32, k: u32, aRow: u32, aK: u32, bK: u32, bCol: u32, aBatch: u32, bBatch: u32, cBatch: u32 }
+var<immediate> p: P;
+
+override A_ALONG_K = true;    // NN, NT
+override B_ALONG_K = false;   // NT
+override BIAS = false;
+override ACT = 0u;            // 0 none, 1 gelu, 2 gelu_tanh, 3 relu, 4 silu, 5 tanh
+override RESIDUAL = false;
+override ACCUMULATE = false;  // add to what C holds
+
+const LIMIT = 0xffffffffu;     // a constant bound lets the compiler prove the loops finite
+
+@group(0) @binding(0) var<storage, read> a4: array<vec4f>;      // [G, M, K / 4], TN: [G, K, M / 4]
+@group(0) @binding(1) var<storage, read> b4: array<vec4f>;      // [G, K, N / 4], NT: [G, N, K / 4]
+@group(0) @binding(2) var<storage, read_write> c: array<f32>;   // [G, M, N]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;      // [N]
+@group(0) @binding(4) var<storage, read> residual: array<f32>;  // [M, N]
+@group(0) @binding(5) var<storage, read_write> u: array<f32>;   // [M, N], before the activation
+
+var<workgroup> sa: array<vec4f, BK * AP>;  // [k][row / 4]
+var<workgroup> sb: array<vec4f, BK * BP>;  // [k][column / 4]
+
+// --- activations
+// erf: below 1 an odd polynomial in x (minimax error 1.2e-9), above it 1 − exp(q(|x|)), q fitted to log erfc with the
+// weight erfc (1.0e-9); in f32 the whole is within 1.1e-7. NaN takes the first branch and stays NaN.
+fn erf_(x: vec4f) -> vec4f {
+  let s = x * x;
+  let small = x * (1.12837917 + s * (-0.376126271 + s * (0.112836002 + s * (-0.0268544457 + s * (0.0051895373 +
+    s * (-0.000802085710 + s * 0.0000788916861))))));
+  let m = min(abs(x), vec4f(4.0));  // 1 − erf(4) = 1.5e-8 is below half an ulp
+  let q = -0.000353718796 + m * (-1.12704004 + m * (-0.638225672 + m * (-0.103037373 + m * (0.0218053205 +
+    m * (-0.00293960786 + m * 0.000185574069)))));
+  return select(small, sign(x) * (1.0 - exp(q)), abs(x) > vec4f(1.0));
+}
+// tanh: the built-in may be off by 1e-5 and may overflow. Below 0.625 an odd polynomial (3.7e-9), above it from exp(−2|x|).
+fn tanh_(x: vec4f) -> vec4f {
+  let s = x * x;
+  let small = x * (1.0 + s * (-0.333332634 + s * (0.133311861 + s * (-0.0537252520 + s * (0.0206032 - s * 0.00567247149)))));
+  let e = exp(-2.0 * min(abs(x), vec4f(10.0)));
+  return select(small, sign(x) * (1.0 - e) / (1.0 + e), abs(x) > vec4f(0.625));
+}
+// x·Φ(x), Φ the normal distribution function (Hendrycks and Gimpel 2016).
+fn gelu(x: vec4f) -> vec4f { return 0.5 * x * (1.0 + erf_(x * 0.707106781)); }
+// Its approximation of the same paper: x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
+fn gelu_tanh(x: vec4f) -> vec4f { return 0.5 * x * (1.0 + tanh_(0.797884561 * (x + 0.044715 * x * x * x))); }
+// max would be free to turn NaN into 0.
+fn relu(x: vec4f) -> vec4f { return select(x, vec4f(0.0), x < vec4f(0.0)); }
+fn silu(x: vec4f) -> vec4f { return x / (1.0 + exp(-x)); }
+// --- end activations
+
+fn activate(x: vec4f) -> vec4f {
+  switch ACT {
+    case 1u: { return gelu(x); }
+    case 2u: { return gelu_tanh(x); }
+    case 3u: { return relu(x); }
+    case 4u: { return silu(x); }
+    case 5u: { return tanh_(x); }
+    default: { return x; }
+  }
+}
+
+fn biased(col: u32, x: vec4f) -> vec4f {
+  if (!BIAS) { return x; }
+  let last = p.n - 1u;
+  return x + vec4f(bias[col], bias[min(col + 1u, last)], bias[min(col + 2u, last)], bias[min(col + 3u, last)]);
+}
+
+// C at (row, col … col + 3) = activation(x) + residual, of those columns that exist.
+fn store(batch: u32, row: u32, col: u32, x: vec4f) {
+  let y = activate(x);
+  let at = batch * p.cBatch + row * p.n + col;
+  let columns = min(p.n - col, 4u);
+  for (var j = 0u; j < LIMIT; j++) {
+    if (j >= columns) { break; }
+    var v = y[j];
+    if (RESIDUAL) { v += residual[at + j]; }
+    if (ACCUMULATE) { v += c[at + j]; }
+    c[at + j] = v;
+  }
+}
+
+fn keep(row: u32, col: u32, x: vec4f) {
+  let columns = min(p.n - col, 4u);
+  for (var j = 0u; j < LIMIT; j++) { if (j >= columns) { break; } u[row * p.n + col + j] = x[j]; }
+}
+
+// Four 4-vectors: of four rows (or columns) along k, or of four k along the rows (or columns).
+struct Block { f0: vec4f, f1: vec4f, f2: vec4f, f3: vec4f }
+
+fn transposed(f: Block) -> Block {
+  return Block(vec4f(f.f0.x, f.f1.x, f.f2.x, f.f3.x), vec4f(f.f0.y, f.f1.y, f.f2.y, f.f3.y),
+               vec4f(f.f0.z, f.f1.z, f.f2.z, f.f3.z), vec4f(f.f0.w, f.f1.w, f.f2.w, f.f3.w));
+}
+
+// One 4-vector of A, of which `row` counts rows of the array as stored, each `width` 4-vectors long; 0 beyond the edge.
+fn a_at(batch: u32, row: u32, rows: u32, at: u32, width: u32) -> vec4f {
+  if (row >= rows || at >= width) { return vec4f(0.0); }
+  return a4[batch + row * width + at];
+}
+fn b_at(batch: u32, row: u32, rows: u32, at: u32, width: u32) -> vec4f {
+  if (row >= rows || at >= width) { return vec4f(0.0); }
+  return b4[batch + row * width + at];
+}
+
+// Block t of A's tile at k = 16·step, with k outermost.
+fn fetch_a(w: vec3u, t: u32, step: u32) -> Block {
+  let batch = w.z * (p.aBatch / 4u);
+  if (A_ALONG_K) {
+    let row = w.y * BM + (t >> 2u) * 4u;
+    let at = step * 4u + (t & 3u);
+    let width = p.k / 4u;
+    return transposed(Block(a_at(batch, row, p.m, at, width), a_at(batch, row + 1u, p.m, at, width),
+                            a_at(batch, row + 2u, p.m, at, width), a_at(batch, row + 3u, p.m, at, width)));
+  }
+  let k = step * BK + t / (BM / 4u) * 4u;
+  let at = w.y * (BM / 4u) + t % (BM / 4u);
+  let width = p.m / 4u;
+  return Block(a_at(batch, k, p.k, at, width), a_at(batch, k + 1u, p.k, at, width),
+               a_at(batch, k + 2u, p.k, at, width), a_at(batch, k + 3u, p.k, at, width));
+}
+
+fn fetch_b(w: vec3u, t: u32, step: u32) -> Block {
+  let batch = w.z * (p.bBatch / 4u);
+  if (B_ALONG_K) {
+    let row = w.x * BN + (t >> 2u) * 4u;
+    let at = step * 4u + (t & 3u);
+    let width = p.k / 4u;
+    return transposed(Block(b_at(batch, row, p.n, at, width), b_at(batch, row + 1u, p.n, at, width),
+                            b_at(batch, row + 2u, p.n, at, width), b_at(batch, row + 3u, p.n, at, width)));
+  }
+  let k = step * BK + t / (BN / 4u) * 4u;
+  let at = w.x * (BN / 4u) + t % (BN / 4u);
+  let width = p.n / 4u;
+  return Block(b_at(batch, k, p.k, at, width), b_at(batch, k + 1u, p.k, at, width),
+               b_at(batch, k + 2u, p.k, at, width), b_at(batch, k + 3u, p.k, at, width));
+}
+
+fn fetch(w: vec3u, t: u32, step: u32) -> Block {
+  if (t < BM) { return fetch_a(w, t, step); }
+  return fetch_b(w, t - BM, step);
+}
+
+fn publish(t: u32, f: Block) {
+  if (t < BM) {
+    let k = select(t / (BM / 4u), t & 3u, A_ALONG_K) * 4u;
+    let q = select(t % (BM / 4u), t >> 2u, A_ALONG_K);
+    sa[k * AP + q] = f.f0;
+    sa[(k + 1u) * AP + q] = f.f1;
+    sa[(k + 2u) * AP + q] = f.f2;
+    sa[(k + 3u) * AP + q] = f.f3;
+    return;
+  }
+  let s = t - BM;
+  let k = select(s / (BN / 4u), s & 3u, B_ALONG_K) * 4u;
+  let q = select(s % (BN / 4u), s >> 2u, B_ALONG_K);
+  sb[k * BP + q] = f.f0;
+  sb[(k + 1u) * BP + q] = f.f1;
+  sb[(k + 2u) * BP + q] = f.f2;
+  sb[(k + 3u) * BP + q] = f.f3;
+}
+
+// The sums of one thread, named: an array with a computed index would live in memory. Rows of block (0, 0), (0, 1), …
+struct Sums {
+  c0: vec4f, c1: vec4f, c2: vec4f, c3: vec4f, c4: vec4f, c5: vec4f, c6: vec4f, c7: vec4f,
+  c8: vec4f, c9: vec4f, c10: vec4f, c11: vec4f, c12: vec4f, c13: vec4f, c14: vec4f, c15: vec4f,
+}
+
+fn tile_product(w: vec3u, t: u32) -> Sums {
+  var s = Sums();
+  let x = t % TX;
+  let y = t / TX;
+  let steps = (p.k + BK - 1u) / BK;
+  var next = fetch(w, t, 0u);
+  for (var step = 0u; step < LIMIT; step++) {
+    if (step >= steps) { break; }
+    workgroupBarrier();  // all have read the last tile
+    publish(t, next);
+    workgroupBarrier();
+    next = fetch(w, t, step + 1u);  // beyond the last: zeros that nobody reads
+    for (var k = 0u; k < BK; k++) {
+      let a0 = sa[k * AP + y];
+      let b0 = sb[k * BP + x];
+      s.c0 += a0.x * b0; s.c1 += a0.y * b0; s.c2 += a0.z * b0; s.c3 += a0.w * b0;
+      if (CB == 2u) {
+        let b1 = sb[k * BP + TX + x];
+        s.c4 += a0.x * b1; s.c5 += a0.y * b1; s.c6 += a0.z * b1; s.c7 += a0.w * b1;
+        if (RB == 2u) {
+          let a1 = sa[k * AP + TY + y];
+          s.c12 += a1.x * b1; s.c13 += a1.y * b1; s.c14 += a1.z * b1; s.c15 += a1.w * b1;
+        }
+      }
+      if (RB == 2u) {
+        let a1 = sa[k * AP + TY + y];
+        s.c8 += a1.x * b0; s.c9 += a1.y * b0; s.c10 += a1.z * b0; s.c11 += a1.w * b0;
+      }
+    }
+  }
+  return s;
+}
+
+// Row i of the thread's blocks. A switch, and a loop that the compiler cannot unroll: sixteen copies of the epilogue take
+// minutes to compile on a CPU adapter, and an array would move the sums to memory.
+fn row_of(s: Sums, i: u32) -> vec4f {
+  switch i {
+    case 0u: { return s.c0; }
+    case 1u: { return s.c1; }
+    case 2u: { return s.c2; }
+    case 3u: { return s.c3; }
+    case 4u: { return s.c4; }
+    case 5u: { return s.c5; }
+    case 6u: { return s.c6; }
+    case 7u: { return s.c7; }
+    case 8u: { return s.c8; }
+    case 9u: { return s.c9; }
+    case 10u: { return s.c10; }
+    case 11u: { return s.c11; }
+    case 12u: { return s.c12; }
+    case 13u: { return s.c13; }
+    case 14u: { return s.c14; }
+    default: { return s.c15; }
+  }
+}
+
+// Where row i of thread t lies: block i / 8 down, block i / 4 % 2 across.
+fn cell(w: vec3u, t: u32, i: u32) -> vec2u {
+  let row = w.y * BM + (i >> 3u) * TY * 4u + t / TX * 4u + (i & 3u);
+  let col = w.x * BN + ((i >> 2u) & 1u) * TX * 4u + t % TX * 4u;
+  return vec2u(row, col);
+}
+
+@compute @workgroup_size(TX * TY)
+fn tiled(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+  let s = tile_product(w, t);
+  let rows = min(16u, p.m * 16u);  // 16, which the compiler cannot know
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= rows) { break; }
+    let at = cell(w, t, i);
+    let mine = (RB == 2u || i < 8u) && (CB == 2u || (i & 4u) == 0u);
+    if (mine && at.x < p.m && at.y < p.n) { store(w.z, at.x, at.y, biased(at.y, row_of(s, i))); }
+  }
+}
+
+// As above, and A·B + bias is kept: the backward of the activation needs it.
+@compute @workgroup_size(TX * TY)
+fn tiled_kept(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+  let s = tile_product(w, t);
+  let rows = min(16u, p.m * 16u);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= rows) { break; }
+    let at = cell(w, t, i);
+    let mine = (RB == 2u || i < 8u) && (CB == 2u || (i & 4u) == 0u);
+    if (mine && at.x < p.m && at.y < p.n) {
+      let x = biased(at.y, row_of(s, i));
+      keep(at.x, at.y, x);
+      store(w.z, at.x, at.y, x);
+    }
+  }
+}

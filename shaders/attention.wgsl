@@ -7,13 +7,14 @@
 // The backward needs qkv, y, lse and dy.
 // The mask is a function of (key, query row n in the batch, head, key position j), as in dropout.wgsl: of
 // threefry(key, (n, head·65536 + ⌊j/4⌋)) the 16-bit lane j mod 4, kept where it is below `threshold`.
-// Lavapipe takes attention_subgroup.wgsl.
+// Software adapters whose subgroups have 4 or 8 lanes take attention_subgroup.wgsl (familyOf in attention.ts).
 // NaN is told by its bits: compilers may assume that there is none, and exp(NaN) is +∞ on SwiftShader.
 
-struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, unused: u32, key: vec2u }  // pairs = tiles · heads
+struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, d4: u32, key: vec2u }  // pairs = tiles · heads
 var<immediate> p: P;
 
 override dropout: bool = false;
+override unrolled: bool = false;  // D4 as the bound of loops: GPUs keep the rows in registers then, lavapipe compiles for a minute
 override THREADS = 64u;     // a multiple of 8; few where cores are few and the last workgroup counts
 
 // --- tile
@@ -82,10 +83,11 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   let n = tile.x + t % 8u;
   if (n >= tile.y) { return; }
   let c4 = p.heads * D4;
+  let d4 = select(p.d4, D4, unrolled);
   let at = h * D4;
   var q: array<vec4f, D4>;
   var sum: array<vec4f, D4>;
-  for (var d = 0u; d < D4; d++) { q[d] = qkv[n * 3u * c4 + at + d] * p.scale; sum[d] = vec4f(); }
+  for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } q[d] = qkv[n * 3u * c4 + at + d] * p.scale; sum[d] = vec4f(); }
   var m = LOWEST;
   var l = 0.0;
   var words = vec2u();
@@ -93,7 +95,7 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
     if (j >= tile.w - tile.z) { break; }
     let k = (tile.z + j) * 3u * c4 + c4 + at;
     var s4 = vec4f();
-    for (var d = 0u; d < D4; d++) { s4 += q[d] * qkv[k + d]; }
+    for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } s4 += q[d] * qkv[k + d]; }
     let s = (s4.x + s4.y) + (s4.z + s4.w);
     let next = max(m, s);
     let shrink = exp(m - next);  // what is summed so far was relative to the old maximum
@@ -104,9 +106,9 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
       if ((j & 3u) == 0u) { words = maskWords(n, h, j / 4u); }
       w *= maskFrom(words, j);
     }
-    for (var d = 0u; d < D4; d++) { sum[d] = sum[d] * shrink + w * qkv[k + c4 + d]; }
+    for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } sum[d] = sum[d] * shrink + w * qkv[k + c4 + d]; }
   }
-  for (var d = 0u; d < D4; d++) { y[n * c4 + at + d] = sum[d] / l; }
+  for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } y[n * c4 + at + d] = sum[d] / l; }
   lse[n * p.heads + h] = m + logSum(l);
 }
 
@@ -131,12 +133,14 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
   let n = tile.x + t % 8u;
   if (n >= tile.y) { return; }
   let c4 = p.heads * D4;
+  let d4 = select(p.d4, D4, unrolled);
   let at = h * D4;
   var q: array<vec4f, D4>;
   var g: array<vec4f, D4>;
   var dq: array<vec4f, D4>;
   var delta = 0.0;
-  for (var d = 0u; d < D4; d++) {
+  for (var d = 0u; d < LIMIT; d++) {
+    if (d >= d4) { break; }
     q[d] = qkv[n * 3u * c4 + at + d] * p.scale;
     g[d] = dy[n * c4 + at + d];
     delta += dot(g[d], output[n * c4 + at + d]);
@@ -149,16 +153,16 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
     let k = (tile.z + j) * 3u * c4 + c4 + at;
     var s4 = vec4f();
     var dp4 = vec4f();
-    for (var d = 0u; d < D4; d++) { s4 += q[d] * qkv[k + d]; dp4 += g[d] * qkv[k + c4 + d]; }
+    for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } s4 += q[d] * qkv[k + d]; dp4 += g[d] * qkv[k + c4 + d]; }
     var dp = (dp4.x + dp4.y) + (dp4.z + dp4.w);
     if (dropout) {
       if ((j & 3u) == 0u) { words = maskWords(n, h, j / 4u); }
       dp *= maskFrom(words, j);
     }
     let ds = expNan((s4.x + s4.y) + (s4.z + s4.w) - logTotal) * (dp - delta);
-    for (var d = 0u; d < D4; d++) { dq[d] += ds * qkv[k + d]; }
+    for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } dq[d] += ds * qkv[k + d]; }
   }
-  for (var d = 0u; d < D4; d++) { dqkv[n * 3u * c4 + at + d] = dq[d] * p.scale; }
+  for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } dqkv[n * 3u * c4 + at + d] = dq[d] * p.scale; }
   deltaOut[n * p.heads + h] = delta;
 }
 
@@ -174,13 +178,15 @@ fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
   let row = tile.x + t % 8u;
   if (row >= tile.y) { return; }
   let c4 = p.heads * D4;
+  let d4 = select(p.d4, D4, unrolled);
   let at = h * D4;
   let mine = row * 3u * c4 + c4 + at;
   var k: array<vec4f, D4>;
   var v: array<vec4f, D4>;
   var dk: array<vec4f, D4>;
   var dv: array<vec4f, D4>;
-  for (var d = 0u; d < D4; d++) {
+  for (var d = 0u; d < LIMIT; d++) {
+    if (d >= d4) { break; }
     k[d] = qkv[mine + d] * p.scale;
     v[d] = qkv[mine + c4 + d];
     dk[d] = vec4f();
@@ -193,7 +199,7 @@ fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
     let g = n * c4 + at;
     var s4 = vec4f();
     var dp4 = vec4f();
-    for (var d = 0u; d < D4; d++) { s4 += k[d] * qkv[q + d]; dp4 += v[d] * dy[g + d]; }
+    for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } s4 += k[d] * qkv[q + d]; dp4 += v[d] * dy[g + d]; }
     let w = expNan((s4.x + s4.y) + (s4.z + s4.w) - kept[n * p.heads + h]);
     var dp = (dp4.x + dp4.y) + (dp4.z + dp4.w);
     var dropped = w;
@@ -203,9 +209,10 @@ fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
       dropped *= keep;
     }
     let ds = w * (dp - deltaIn[n * p.heads + h]);
-    for (var d = 0u; d < D4; d++) { dk[d] += ds * qkv[q + d]; dv[d] += dropped * dy[g + d]; }
+    for (var d = 0u; d < LIMIT; d++) { if (d >= d4) { break; } dk[d] += ds * qkv[q + d]; dv[d] += dropped * dy[g + d]; }
   }
-  for (var d = 0u; d < D4; d++) {
+  for (var d = 0u; d < LIMIT; d++) {
+    if (d >= d4) { break; }
     dkv[mine + d] = dk[d] * p.scale;
     dkv[mine + c4 + d] = dv[d];
   }

@@ -143,7 +143,9 @@ fn addWeighted(sums: ptr<function, Rows>, weight: f32, part: ptr<function, Slice
   }
 }
 
-/// The sums of all rows times each row's factor (in the lane of the row).
+/// The sums of all rows times each row's factor (in the lane of the row). The compiler does not know that after a
+/// subgroupAny all lanes go the same way.
+@diagnostic(off, subgroup_uniformity)
 fn multiplyRows(sums: ptr<function, Rows>, factor: f32) {
   for (var i = 0u; i < PER; i++) {
     let d = i * LANES;
@@ -161,7 +163,7 @@ fn multiplyRows(sums: ptr<function, Rows>, factor: f32) {
 }
 
 @compute @workgroup_size(LANES)
-fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) t: u32) {
   let pair = wid.x + wid.y * groups.x;
   if (pair >= p.pairs) { return; }
   let tile = tiles[pair / p.heads];
@@ -185,10 +187,11 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
     let shrink = exp(m - next);  // what is summed so far was relative to the old maximum
     var w = expNan(s - next);
     l = l * shrink + w;
+    let risen = subgroupAny(next != m);
     m = next;
     if (dropout) { w *= maskFrom(words, j); }
     var v = sliceOf(key + c4, t);
-    multiplyRows(&sums, shrink);
+    if (risen) { multiplyRows(&sums, shrink); }  // else all factors are 1, as they are for most keys
     addWeighted(&sums, w, &v);
   }
   multiplyRows(&sums, 1.0 / l);
@@ -210,7 +213,7 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
 @group(0) @binding(6) var<storage, read_write> dqkv: array<vec4f>;       // [N, 3C]
 
 @compute @workgroup_size(LANES)
-fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) t: u32) {
   let pair = wid.x + wid.y * groups.x;
   if (pair >= p.pairs) { return; }
   let tile = tiles[pair / p.heads];
@@ -250,7 +253,7 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
 @group(0) @binding(5) var<storage, read_write> dkv: array<vec4f>;        // [N, 3C]
 
 @compute @workgroup_size(LANES)
-fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) t: u32) {
   let pair = wid.x + wid.y * groups.x;
   if (pair >= p.pairs) { return; }
   let tile = tiles[pair / p.heads];
@@ -262,17 +265,23 @@ fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
   var v = ownRow(row * 3u * c4 + 2u * c4 + at, 1.0);
   var dk: Rows;
   var dv: Rows;
+  // A tile begins at a multiple of LANES in its sequence, so its keys lie in LANES / 4 blocks of the mask: one Threefry a
+  // lane makes all that four queries need.
+  let j = row - tile.z;
+  var words = vec2u();
   for (var i = 0u; i < LIMIT; i++) {
     let n = tile.z + i;
     if (n >= tile.w) { break; }
+    if (dropout && (i & 3u) == 0u) {
+      words = maskWords(n + t / (LANES / 4u), h, (tile.x - tile.z) / 4u + t % (LANES / 4u));
+    }
     var q = sliceOf(n * 3u * c4 + at, t);
     var g = sliceOfDy(n * c4 + at, t);
     let w = expNan(ownDot(&k, &q) - kept[n * p.heads + h]);
     var dp = ownDot(&v, &g);
     var dropped = w;
     if (dropout) {
-      let j = row - tile.z;
-      let keep = maskFrom(maskWords(n, h, j / 4u), j);
+      let keep = maskFrom(subgroupShuffle(words, (i & 3u) * (LANES / 4u) + (row - tile.x) / 4u), j);
       dp *= keep;
       dropped *= keep;
     }

@@ -61,6 +61,11 @@ describe("every shader", () => {
 
       test("each binding says its shape", () => expect(bindingsWithoutShape(source)).toEqual([]));
 
+      // A constant lane of a broadcast is a subgroup_invocation_id, which nothing says to be the local_invocation_index.
+      test("lanes of a subgroup go by their number in it", () => {
+        if (source.includes("subgroupBroadcast(")) expect(source).not.toContain("builtin(local_invocation_index)");
+      });
+
       // A smaller bound would leave the rest of a longer array out, and nobody would hear of it.
       test("its loops' constant bound is no limit", () => {
         for (const [, value] of source.matchAll(/\bLIMIT = (\w+);/g)) expect(value).toBe("0xffffffffu");

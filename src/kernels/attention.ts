@@ -151,11 +151,12 @@ function launch(
   const subgroup = plan.family === "subgroup";
   // SwiftShader hands out workgroups to its cores: small ones keep both busy.
   const threads = gpu.adapter.kind === "bundled" ? 16 : 64;
+  const unrolled = gpu.adapter.kind === "software" ? 0 : 1;
   gpu.dispatch({
     op: `attention.${entry}`,
     shader: subgroup ? "attention_subgroup" : "attention",
     entry,
-    constants: { dropout: threshold < 65536 ? 1 : 0, ...(subgroup ? {} : { THREADS: threads }) },
+    constants: { dropout: threshold < 65536 ? 1 : 0, ...(subgroup ? {} : { THREADS: threads, unrolled }) },
     tile: { D4: d / 4, ...(subgroup ? { LANES: gpu.adapter.subgroupSize } : {}) },
     bindings,
     params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), d / 4, k0, k1],

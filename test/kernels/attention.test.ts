@@ -66,13 +66,17 @@ const CASES: readonly (readonly [number, number, readonly number[]])[] = [
   [3, 20, [11, 0, 1]],
   [1, 64, [65]],
   [1, 128, [9, 3]],
+  [2, 48, [1, 10]], // the second slice of a lane's vec4s is half empty
+  [1, 100, [11]],
 ];
+const FAMILIES = ["subgroup", "plain"] as const;
+const BOTH = CASES.flatMap((sizes) => FAMILIES.map((family) => [family, ...sizes] as const));
 
 describe("attention", () => {
-  test.each(CASES)("%i heads of %i, lengths %j, agrees with float64", async (heads, d, lengths) => {
+  test.each(BOTH)("%s: %i heads of %i, lengths %j, agrees with float64", async (family, heads, d, lengths) => {
     const starts = startsOf(lengths);
     const qkv = randn(1, (starts.at(-1) ?? 0) * 3 * heads * d, 1.5);
-    const [y] = await forward(qkv, lengths, { heads });
+    const [y] = await forward(qkv, lengths, { heads }, family);
     expectClose(y ?? [], attentionReference(qkv, starts, { heads }), { rtol: 1e-5, atol: 3e-6 });
   });
 
@@ -108,14 +112,14 @@ describe("attention", () => {
     expectClose(await backward(qkv, dy, lengths, { heads }), expected, { rtol: 2e-5, atol: 5e-6 });
   });
 
-  test.each(CASES)(
-    "%i heads of %i, lengths %j: the gradient has the directional derivative",
-    async (heads, d, lengths) => {
+  test.each(BOTH)(
+    "%s: %i heads of %i, lengths %j: the gradient has the directional derivative",
+    async (family, heads, d, lengths) => {
       const starts = startsOf(lengths);
       const n = starts.at(-1) ?? 0;
       const qkv = randn(5, n * 3 * heads * d);
       const dy = randn(6, n * heads * d);
-      const dqkv = await backward(qkv, dy, lengths, { heads });
+      const dqkv = await backward(qkv, dy, lengths, { heads }, family);
       // One direction each for q, k and v, so that an error in one is not hidden by the others.
       for (const part of [0, 1, 2]) {
         const c = heads * d;
@@ -196,6 +200,45 @@ describe("attention", () => {
     const [y] = await forward(qkv, [10], { heads: 1 });
     expectClose(y ?? [], attentionReference(qkv, [0, 10], { heads: 1 }), { rtol: 1e-3, atol: 1e-3 });
   });
+
+  test.each(FAMILIES)("%s: scores of thousands have a gradient", async (family) => {
+    const qkv = randn(11, 10 * 3 * 8, 60);
+    const dy = randn(19, 10 * 8);
+    const expected = numericGradient((at) => attentionReference(at, [0, 10], { heads: 1 }), qkv, dy, 1e-6);
+    // A score of 10⁴ is known to 6e-4, and so is log P.
+    expectClose(await backward(qkv, dy, [10], { heads: 1 }, family), expected, { rtol: 5e-3, atol: 5e-3 });
+  });
+
+  test.each(FAMILIES)(
+    "%s: a NaN or an infinity reaches the gradients that depend on it and no others",
+    async (family) => {
+      const [heads, c, lengths] = [2, 8, [10, 3]] as const; // head size 4: q | k | v, head 0 | head 1 in each
+      const row = 2;
+      type Parts = { q: boolean | "own"; k: boolean; v: boolean };
+      for (const [what, at, value, spoilt] of [
+        ["q", row * 3 * c, Number.NaN, { q: "own", k: true, v: true }], // P of its own row
+        ["k", row * 3 * c + c, Number.NaN, { q: true, k: true, v: true }], // P of every row
+        ["v", row * 3 * c + 2 * c, Number.NaN, { q: true, k: true, v: false }],
+        ["v", row * 3 * c + 2 * c, Number.POSITIVE_INFINITY, { q: true, k: true, v: false }],
+        ["dy", row * c, Number.NaN, { q: "own", k: true, v: true }],
+        ["dy", row * c, Number.NEGATIVE_INFINITY, { q: "own", k: true, v: true }],
+      ] as [string, number, number, Parts][]) {
+        const qkv = randn(20, 13 * 3 * c);
+        const dy = randn(21, 13 * c);
+        (what === "dy" ? dy : qkv)[at] = value;
+        const dqkv = await backward(qkv, dy, lengths, { heads }, family);
+        const bad = (n: number, part: number, h: number) =>
+          [0, 1, 2, 3].some((i) => !Number.isFinite(dqkv[n * 3 * c + part * c + 4 * h + i]));
+        for (let n = 0; n < 13; n++) {
+          for (const [part, name] of (["q", "k", "v"] as const).entries()) {
+            const expected = n < 10 && (spoilt[name] === "own" ? n === row : spoilt[name]);
+            expect(bad(n, part, 0), `${value} in ${what}: d${name} of row ${n}`).toBe(expected);
+            expect(bad(n, part, 1), `${value} in ${what}: d${name} of row ${n}, the other head`).toBe(false);
+          }
+        }
+      }
+    },
+  );
 
   test("shapes, head sizes and plans are checked by name", () => {
     const g = gpu();

@@ -57,6 +57,11 @@ export class Engine {
     }
   }
 
+  /** Whether an operation on these values is recorded: what only its backward needs is not made otherwise. */
+  records(inputs: readonly Tensor[]): boolean {
+    return this.#recording && inputs.some((input) => input.requiresGrad);
+  }
+
   /**
    * Frees what `body` made, except what it returns, as far as no gradient needs it: a layer of an evaluation, or of a
    * frozen encoder, leaves only its result behind.
@@ -81,7 +86,7 @@ export class Engine {
     rule: Rule | undefined,
     saved: readonly NdArray[] = [],
   ): Tensor {
-    const requiresGrad = this.#recording && inputs.some((input) => input.requiresGrad);
+    const requiresGrad = this.records(inputs);
     const output = new Tensor(this, array, requiresGrad);
     if (requiresGrad) {
       // A view (reshape) owns nothing: its buffer belongs to the node that made it.

@@ -55,7 +55,7 @@ export function linear(x: Tensor, weight: Tensor, { bias, activation, residual }
   const inputs = [x, weight, ...(bias ? [bias] : []), ...(residual ? [residual] : [])];
   let y: NdArray;
   let u: NdArray | undefined;
-  if (activation && inputs.some((t) => t.requiresGrad)) {
+  if (activation && engine.records(inputs)) {
     ({ y, u } = k.matmulWithPreactivation(gpu, X, W, "NT", { ...options, activation }));
   } else {
     y = k.matmul(gpu, X, W, "NT", activation ? { ...options, activation } : options);
@@ -109,6 +109,26 @@ export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, eps: number): 
       dbeta.give(d.dbeta);
     },
     [stats],
+  );
+}
+
+/** layerNorm(x + residual), all [N, C], in one kernel; the sum is kept for the backward, which gives both the same. */
+export function addLayerNorm(x: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: number): Tensor {
+  const { gpu } = x.engine;
+  const { y, stats, sum } = k.addLayerNorm(gpu, x.array, residual.array, gamma.array, beta.array, eps);
+  return x.engine.record(
+    "addLayerNorm",
+    [x, residual, gamma, beta],
+    y,
+    (dy, sinks) => {
+      const [dx, dresidual, dgamma, dbeta] = sinks as [Sink, Sink, Sink, Sink];
+      const d = k.layerNormBackward(gpu, dy, sum, gamma.array, stats, { gamma: dgamma.into(), beta: dbeta.into() });
+      dx.pass(d.dx);
+      dresidual.pass(d.dx);
+      dgamma.give(d.dgamma);
+      dbeta.give(d.dbeta);
+    },
+    [stats, sum],
   );
 }
 
@@ -238,7 +258,7 @@ export function embeddingSum(lookups: readonly { table: Tensor; ids: Uint32Array
   const { gpu } = engine;
   const ids = lookups.map((lookup) => k.fromHost(gpu, lookup.ids));
   const plans = lookups.map(({ table, ids }) =>
-    table.requiresGrad ? k.gatherPlan(gpu, ids, table.shape[0] as number) : undefined,
+    engine.records([table]) ? k.gatherPlan(gpu, ids, table.shape[0] as number) : undefined,
   );
   const y = k.gatherSum(
     gpu,

@@ -125,11 +125,14 @@ export class BertEncoder {
     const site = 1 + SITES_PER_LAYER * i;
     // A frozen layer has no dropout inside it: it is knowledge held fixed.
     const live = this.#frozen(`${prefix}.output.dense.weight`) ? undefined : keys;
-    // W·y + b + x: one kernel, unless a dropout stands between the product and the residual.
-    const addTo = (residual: Tensor, y: Tensor, name: string, offset: number) => {
-      const [weight, bias] = [p(`${name}.weight`), p(`${name}.bias`)];
-      if (!live || hiddenDropout === 0) return ops.linear(y, weight, { bias, residual });
-      return ops.add(ops.dropout(ops.linear(y, weight, { bias }), hiddenDropout, live(site + offset)), residual);
+    // layerNorm(W·y + b + x): the sum belongs to the product, or where a dropout stands between to the normalisation.
+    const addNorm = (residual: Tensor, y: Tensor, name: string, offset: number) => {
+      const [weight, bias] = [p(`${name}.dense.weight`), p(`${name}.dense.bias`)];
+      const [gamma, beta] = [p(`${name}.LayerNorm.weight`), p(`${name}.LayerNorm.bias`)];
+      if (!live || hiddenDropout === 0)
+        return ops.layerNorm(ops.linear(y, weight, { bias, residual }), gamma, beta, eps);
+      const dropped = ops.dropout(ops.linear(y, weight, { bias }), hiddenDropout, live(site + offset));
+      return ops.addLayerNorm(dropped, residual, gamma, beta, eps);
     };
 
     const qkv = ops.linear(x, p("attention.self.weight"), { bias: p("attention.self.bias") }); // [N, 3C]
@@ -137,22 +140,12 @@ export class BertEncoder {
       heads,
       ...(live && attentionDropout > 0 ? { dropout: { p: attentionDropout, key: live(site) } } : {}),
     }); // [N, C]
-    const attended = ops.layerNorm(
-      addTo(x, context, "attention.output.dense", 1),
-      p("attention.output.LayerNorm.weight"),
-      p("attention.output.LayerNorm.bias"),
-      eps,
-    );
+    const attended = addNorm(x, context, "attention.output", 1);
     const hidden = ops.linear(attended, p("intermediate.dense.weight"), {
       bias: p("intermediate.dense.bias"),
       activation: hiddenAct,
     }); // [N, F]
-    return ops.layerNorm(
-      addTo(attended, hidden, "output.dense", 2),
-      p("output.LayerNorm.weight"),
-      p("output.LayerNorm.bias"),
-      eps,
-    );
+    return addNorm(attended, hidden, "output", 2);
   }
 
   /**

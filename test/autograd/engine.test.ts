@@ -180,6 +180,10 @@ describe("gradient check of every operation", () => {
       (a, g, b) => ops.layerNorm(a!, g!, b!, 1e-5),
       [x, { shape: [c], data: randn(8, c) }, { shape: [c], data: randn(9, c) }],
     ],
+    addLayerNorm: [
+      (a, r, g, b) => ops.addLayerNorm(a!, r!, g!, b!, 1e-5),
+      [x, y, { shape: [c], data: randn(8, c) }, { shape: [c], data: randn(9, c) }],
+    ],
     softmax: [(a) => ops.softmax(a!), [x]],
     logSoftmax: [(a) => ops.logSoftmax(a!), [x]],
     crossEntropy: [(a) => ops.crossEntropy(a!, fromHost(gpu(), Uint32Array.of(0, 5, 2, 3, 3))), [x]],

@@ -1,7 +1,9 @@
-// Matrix product with results in registers and nothing shared between threads: C = A·B for the layouts NN (A [M, K],
-// B [K, N]), NT (B [N, K]) and TN (A [K, M]), plain or batched (grid z). Works on every adapter and for every size: the
-// layout is two pairs of strides. Thread (x, y) of a workgroup of 8 × 8 owns 8 rows and 4 columns of C.
+// Matrix product with results in registers and nothing shared between threads: C (+)= act(A·B + bias) + residual for the
+// layouts NN (A [M, K], B [K, N]), NT (B [N, K]) and TN (A [K, M]), plain or batched (grid z). Works on every adapter and
+// for every size: the layout is two pairs of strides. Thread (x, y) of a workgroup of 8 × 8 owns 8 rows, 4 columns of C.
 // A row or column beyond the edge repeats the last one and is not stored, so nothing outside the arrays is read.
+// The backward is two more products, dA = dU·Bᵀ and dB = Aᵀ·dU with dU = act'(u) ⊙ dC, and needs A, B and u = A·B + bias,
+// which the entry points `…_kept` leave.
 
 const ROWS = 8u;   // rows a thread
 
@@ -89,7 +91,7 @@ fn keep(row: u32, col: u32, x: vec4f) {
 // The sums of one thread, a 4-vector of columns for each row: named, since SwiftShader keeps every array in memory.
 struct Sums { c0: vec4f, c1: vec4f, c2: vec4f, c3: vec4f, c4: vec4f, c5: vec4f, c6: vec4f, c7: vec4f }
 
-fn product_any(batch: u32, row: u32, col: u32) -> Sums {
+fn product_strided(batch: u32, row: u32, col: u32) -> Sums {
   var s = Sums();
   let first = vec4u(row, row + 1u, row + 2u, row + 3u);
   var top = batch * p.aBatch + min(first, vec4u(p.m - 1u)) * p.aRow;
@@ -113,32 +115,45 @@ fn product_any(batch: u32, row: u32, col: u32) -> Sums {
   return s;
 }
 
-fn thread_rows(s: Sums) -> array<vec4f, ROWS> { return array(s.c0, s.c1, s.c2, s.c3, s.c4, s.c5, s.c6, s.c7); }
-
-@compute @workgroup_size(8, 8)
-fn any(@builtin(global_invocation_id) id: vec3u) {
-  let row = id.y * ROWS;
-  let col = id.x * 4u;
-  if (row >= p.m || col >= p.n) { return; }
-  var sums = thread_rows(product_any(id.z, row, col));
-  let rows = min(p.m - row, ROWS);  // no small constant bound: unrolled, the epilogue takes many seconds to compile
-  for (var i = 0u; i < LIMIT; i++) {
-    if (i >= rows) { break; }
-    store(id.z, row + i, col, biased(col, sums[i]));
+// Row i of the thread's sums. A switch: an array with a computed index would live in memory, and eight copies of the
+// epilogue compile for many seconds on a CPU adapter.
+fn sum_of(s: Sums, i: u32) -> vec4f {
+  switch i {
+    case 0u: { return s.c0; }
+    case 1u: { return s.c1; }
+    case 2u: { return s.c2; }
+    case 3u: { return s.c3; }
+    case 4u: { return s.c4; }
+    case 5u: { return s.c5; }
+    case 6u: { return s.c6; }
+    default: { return s.c7; }
   }
 }
 
-// The same, and A·B + bias is kept: the backward of the activation needs it.
 @compute @workgroup_size(8, 8)
-fn any_kept(@builtin(global_invocation_id) id: vec3u) {
+fn registers(@builtin(global_invocation_id) id: vec3u) {
   let row = id.y * ROWS;
   let col = id.x * 4u;
   if (row >= p.m || col >= p.n) { return; }
-  var sums = thread_rows(product_any(id.z, row, col));
+  let sums = product_strided(id.z, row, col);
   let rows = min(p.m - row, ROWS);
   for (var i = 0u; i < LIMIT; i++) {
     if (i >= rows) { break; }
-    let x = biased(col, sums[i]);
+    store(id.z, row + i, col, biased(col, sum_of(sums, i)));
+  }
+}
+
+// The same, and u = A·B + bias is kept.
+@compute @workgroup_size(8, 8)
+fn registers_kept(@builtin(global_invocation_id) id: vec3u) {
+  let row = id.y * ROWS;
+  let col = id.x * 4u;
+  if (row >= p.m || col >= p.n) { return; }
+  let sums = product_strided(id.z, row, col);
+  let rows = min(p.m - row, ROWS);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= rows) { break; }
+    let x = biased(col, sum_of(sums, i));
     keep(row + i, col, x);
     store(id.z, row + i, col, x);
   }

@@ -1,6 +1,6 @@
 // One step of an optimiser over a stretch of the parameter vector, with the prior's gradient inside:
 //   ĝ = c·(g + s·(θ − μ))      g: gradient of the mean NLL, s = τ/N, c: clip factor, so ĝ is c·∇J
-//   θ ← θ − lr·w·(θ − μ)       decoupled decay w, 0 unless asked for (Loshchilov, Hutter 2019, here towards μ)
+//   θ ← θ − lr·w·(θ − κμ)      decoupled decay w, 0 unless asked for (Loshchilov, Hutter 2019), to 0 (κ = 0) or to μ (κ = 1)
 //   adam (Kingma, Ba 2015):    m ← m + (1−β₁)(ĝ − m),  v ← β₂v + (1−β₂)ĝ²,  θ ← θ − (lr/b₁)·m / (√v·b₂^−½ + ε),  bᵢ = 1 − βᵢᵗ
 //   sgd:                       u ← momentum·u + ĝ,     θ ← θ − lr·u
 // A thread owns PER vec4 that lie a workgroup apart. If a gradient was not finite (status[0]) nothing changes, not even
@@ -18,6 +18,7 @@ struct P {
   oneMinusBeta2: f32,    // adam
   biasCorrection2: f32,  // adam: (1 − β₂ᵗ)^−½
   eps: f32,
+  center: f32,           // κ
 }
 var<immediate> p: P;
 
@@ -45,7 +46,7 @@ fn adam(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3
     let second = p.beta * v[at] + p.oneMinusBeta2 * (g * g);
     m[at] = first;
     v[at] = second;
-    theta[at] = old - p.lrDecay * d - p.rate * (first / (sqrt(second) * p.biasCorrection2 + p.eps));
+    theta[at] = old - p.lrDecay * (old - p.center * mu[at]) - p.rate * (first / (sqrt(second) * p.biasCorrection2 + p.eps));
   }
   if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
 }
@@ -61,7 +62,7 @@ fn sgd(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u
     let old = theta[at];
     let d = old - mu[at];
     let g = clip * (grad[at] + p.priorScale * d);
-    theta[at] = old - p.lrDecay * d - p.rate * g;
+    theta[at] = old - p.lrDecay * (old - p.center * mu[at]) - p.rate * g;
   }
   if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
 }
@@ -79,7 +80,7 @@ fn sgdMomentum(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
     let g = clip * (grad[at] + p.priorScale * d);
     let u = p.beta * m[at] + g;
     m[at] = u;
-    theta[at] = old - p.lrDecay * d - p.rate * u;
+    theta[at] = old - p.lrDecay * (old - p.center * mu[at]) - p.rate * u;
   }
   if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
 }

@@ -68,7 +68,7 @@ export function chooseMatmul(
       return { shader: "matmul_workgroup", entry: "tiled", tile, rows, columns };
     }
   }
-  return { shader: "matmul_register", entry: "any", tile: {}, rows: 64, columns: 32 };
+  return { shader: "matmul_register", entry: "registers", tile: {}, rows: 64, columns: 32 };
 }
 
 function preferred(adapter: MatmulAdapter, { M, N, G = 1 }: MatmulSizes & { G?: number }): Family {

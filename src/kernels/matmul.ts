@@ -34,6 +34,9 @@ export interface MatmulSizes {
   K: number;
 }
 
+/** Products of one call: the z of a grid. */
+const MAX_BATCH = 65535;
+
 const SPECS = {
   NN: ["M K", "K N"],
   NT: ["M K", "N K"],
@@ -42,7 +45,8 @@ const SPECS = {
 
 /**
  * C [M, N] = activation(A·B + bias) + residual.
- * A is [M, K] (NN, NT) or [K, M] (TN); B is [K, N] (NN, TN) or [N, K] (NT). Throws RangeError on shapes that do not fit.
+ * A is [M, K] (NN, NT) or [K, M] (TN); B is [K, N] (NN, TN) or [N, K] (NT). M or N may be 0; throws RangeError where K
+ * is, and on shapes that do not fit.
  */
 export function matmul(gpu: Gpu, a: NdArray, b: NdArray, layout: Layout, options: MatmulOptions = {}): NdArray {
   if (options.preactivation) throw new RangeError("matmul: preactivation is what matmulWithPreactivation returns");
@@ -61,7 +65,7 @@ export function matmulWithPreactivation(
   return { y, u: u ?? y };
 }
 
-/** C [G, M, N], C_g = A_g·B_g: A is [G, M, K] (TN: [G, K, M]), B is [G, K, N] (NT: [G, N, K]). */
+/** C [G, M, N], C_g = A_g·B_g: A is [G, M, K] (TN: [G, K, M]), B is [G, K, N] (NT: [G, N, K]). G is at most 65,535. */
 export function batchedMatmul(
   gpu: Gpu,
   a: NdArray,
@@ -87,13 +91,16 @@ function launch(
   expectShape(op, `a (${layout})`, a, lead + aSpec, dims);
   expectShape(op, `b (${layout})`, b, lead + bSpec, dims);
   const { G = 1, M = 0, N = 0, K = 0 } = dims;
-  if (Math.min(G, M, N, K) < 1) throw new RangeError(`${op}: empty product, M ${M}, N ${N}, K ${K}, G ${G}`);
+  // No terms: zeros would be right, but only a mistake asks for them.
+  if (K < 1) throw new RangeError(`${op}: K is 0`);
+  if (G > MAX_BATCH) throw new RangeError(`${op}: G is ${G}; at most ${MAX_BATCH}`);
   const { bias, activation, residual, preactivation = false } = options;
   if (bias) expectShape(op, "bias", bias, "N", dims);
   if (residual) expectShape(op, "residual", residual, "M N", dims);
   const out = target(gpu, op, batched ? [G, M, N] : [M, N], options.into);
   const y = out.array;
   const u = preactivation ? empty(gpu, [M, N], "f32", op) : undefined;
+  if (y.size === 0) return { y, u };
 
   const choice = chooseMatmul(gpu.adapter, layout, { M, N, K, G }, options.family);
   // What an epilogue does not use is bound all the same, as a view of A that is not read.

@@ -29,16 +29,18 @@ export interface AdamOptions {
   /** The step's last update: it writes `step` to status[2], so a step of which only a part ran does not count. */
   last: boolean;
   /**
-   * AdamW's decoupled decay w, towards μ: θ −= lr·w·(θ − μ). 0 for Adam. It is not a prior: it stops where ∇NLLᵢ = −w(√v̂ᵢ + ε)Δᵢ, an
-   * effective precision that the gradient's noise decides.
+   * AdamW's decoupled decay w: θ −= lr·w·(θ − center). 0 for Adam. It is not a prior: it stops where
+   * ∇NLLᵢ = −w(√v̂ᵢ + ε)(θᵢ − centerᵢ), an effective precision that the gradient's noise decides.
    */
   decay: number;
+  /** Where the decay pulls: the prior's "mean" (default), or "zero" as in PyTorch's AdamW. */
+  towards?: "zero" | "mean" | undefined;
   /** Bytes bound at once; tests lower it. */
   window?: number | undefined;
 }
 
 /**
- * θ ← θ − lr·w·(θ − μ) − lr·m̂/(√v̂ + ε) on one stretch, with ĝ = clipFactor·(g + s·(θ − μ)) in the moments (Kingma and Ba,
+ * θ ← θ − lr·w·(θ − center) − lr·m̂/(√v̂ + ε) on one stretch, with ĝ = clipFactor·(g + s·(θ − μ)) in the moments (Kingma and Ba,
  * "Adam", 2015; Loshchilov and Hutter, "Decoupled weight decay", 2019; rounding order as PyTorch's).
  */
 export function adamUpdate(
@@ -48,7 +50,7 @@ export function adamUpdate(
   status: NdArray,
   options: AdamOptions,
 ): void {
-  const { lr, beta1, beta2, eps, step, last, decay } = options;
+  const { lr, beta1, beta2, eps, step, last, decay, towards = "mean" } = options;
   const op = "adamUpdate";
   expectStretches(op, vectors, [stretch]);
   expectStep(op, step);
@@ -58,7 +60,8 @@ export function adamUpdate(
   const rate = lr / (1 - beta1 ** step);
   const biasCorrection2 = 1 / Math.sqrt(1 - beta2 ** step);
   const { priorScale } = stretch;
-  const words = [priorScale, lr * decay, rate, beta2, 1 - beta1, 1 - beta2, biasCorrection2, eps].map(f32);
+  const center = towards === "mean" ? 1 : 0;
+  const words = [priorScale, lr * decay, rate, beta2, 1 - beta1, 1 - beta2, biasCorrection2, eps, center].map(f32);
   launch(gpu, op, "adam", [grad, mu, theta, m, v], stretch, status, last ? step : 0, words, options.window);
 }
 
@@ -87,7 +90,7 @@ export function sgdUpdate(gpu: Gpu, vectors: SgdVectors, stretch: Stretch, statu
   expectStep(op, step);
   const { theta, grad, mu, momentum: u } = vectors;
   if (momentum !== 0 && !u) throw new RangeError(`${op}: momentum ${momentum} needs a momentum vector`);
-  const words = [stretch.priorScale, lr * decay, lr, momentum, 0, 0, 0, 0].map(f32);
+  const words = [stretch.priorScale, lr * decay, lr, momentum, 0, 0, 0, 0, 1].map(f32);
   if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], stretch, status, last ? step : 0, words, options.window);
   else launch(gpu, op, "sgd", [grad, mu, theta], stretch, status, last ? step : 0, words, options.window);
 }
@@ -129,7 +132,7 @@ export function adamReference(
   mu: ArrayLike<number>,
   stretch: Stretch,
   clipFactor: number,
-  { lr, beta1, beta2, eps, step, decay }: AdamOptions,
+  { lr, beta1, beta2, eps, step, decay, towards = "mean" }: AdamOptions,
 ): void {
   const { theta, m, v } = state;
   for (let i = stretch.offset; i < stretch.offset + stretch.length; i++) {
@@ -139,7 +142,8 @@ export function adamReference(
     const second = beta2 * (v[i] ?? 0) + (1 - beta2) * g * g;
     const firstHat = first / (1 - beta1 ** step);
     const secondHat = second / (1 - beta2 ** step);
-    theta[i] = (theta[i] ?? 0) - lr * decay * delta - (lr * firstHat) / (Math.sqrt(secondHat) + eps);
+    const off = towards === "mean" ? delta : (theta[i] ?? 0);
+    theta[i] = (theta[i] ?? 0) - lr * decay * off - (lr * firstHat) / (Math.sqrt(secondHat) + eps);
     m[i] = first;
     v[i] = second;
   }

@@ -79,7 +79,6 @@ export class Trainer<B = PackedBatch> {
   readonly #factor: (step: number) => number;
   readonly #status: NdArray;
   readonly #vectors = new Map<string, NdArray>();
-  #zeros: NdArray | undefined;
   /** Steps whose update has been submitted. */
   #step = 0;
   #inFlight = 0;
@@ -199,8 +198,6 @@ export class Trainer<B = PackedBatch> {
     const { theta, engine } = this.target.model;
     for (const vector of this.#vectors.values()) theta.release(vector);
     this.#vectors.clear();
-    if (this.#zeros) theta.release(this.#zeros);
-    this.#zeros = undefined;
     engine.gpu.release(this.#status.buffer);
   }
 
@@ -283,10 +280,6 @@ export class Trainer<B = PackedBatch> {
         const vector = this.#vectors.get(name);
         if (!vector) throw new Error(`the optimiser has no vector ${name}`);
         return vector;
-      },
-      zeros: () => {
-        this.#zeros ??= model.theta.vector();
-        return this.#zeros;
       },
     };
   }

@@ -17,8 +17,6 @@ export interface UpdateContext {
   readonly status: NdArray;
   /** The optimiser's own vectors, by the names in `vectors`. */
   state(name: string): NdArray;
-  /** A vector of zeros, made when it is first asked for. */
-  zeros(): NdArray;
 }
 
 export interface Optimizer {
@@ -97,22 +95,9 @@ function adamFamily(
     groups: Object.keys(byGroup(rates)),
     facts: { optimizer: name, ...rateFacts(rates), beta1, beta2, eps, decay, ...(decay > 0 ? { towards } : {}) },
     lrOf: rateOf(rates),
-    update({ gpu, theta, grad, mu, status, state, zeros }, stretch, lr, step, last) {
-      if (decay > 0 && towards === "zero") {
-        // The update kernel decays towards the μ it is given; with g = μ = 0 nothing but the decay is left of it.
-        const nothing = zeros();
-        const flat = { offset: stretch.offset, length: stretch.length, priorScale: 0 };
-        sgdUpdate(gpu, { theta, grad: nothing, mu: nothing }, flat, status, {
-          lr,
-          momentum: 0,
-          step,
-          last: false,
-          decay,
-        });
-      }
+    update({ gpu, theta, grad, mu, status, state }, stretch, lr, step, last) {
       const vectors = { theta, grad, mu, m: state("m"), v: state("v") };
-      const within = towards === "mean" ? decay : 0;
-      adamUpdate(gpu, vectors, stretch, status, { lr, beta1, beta2, eps, step, last, decay: within });
+      adamUpdate(gpu, vectors, stretch, status, { lr, beta1, beta2, eps, step, last, decay, towards });
     },
   };
 }

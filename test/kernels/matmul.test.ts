@@ -311,6 +311,22 @@ describe("views", () => {
   });
 });
 
+describe("no rows or no columns", () => {
+  test.each([
+    [0, 3],
+    [3, 0],
+    [0, 0],
+  ])("M %i, N %i: an empty product, as of any other operation", async (M, N) => {
+    const g = gpu();
+    const [y, u, batch] = await run(g, () => {
+      const [a, b] = [empty(g, [M, 4]), empty(g, [4, N])];
+      const kept = matmulWithPreactivation(g, a, b, "NN", { bias: empty(g, [N]), activation: "gelu" });
+      return [kept.y, kept.u, batchedMatmul(g, empty(g, [0, 2, 4]), empty(g, [0, 4, 2]), "NN")];
+    });
+    expect([y?.length, u?.length, batch?.length]).toEqual([0, 0, 0]);
+  });
+});
+
 describe("wrong shapes", () => {
   test("are named", async () => {
     const g = gpu();
@@ -323,6 +339,9 @@ describe("wrong shapes", () => {
       expect(() => matmul(g, a, empty(g, [4, 2]), "NN", { residual: empty(g, [3, 3]) })).toThrow("residual");
       expect(() => matmul(g, a, empty(g, [4, 2]), "NN", { into: { array: a, accumulate: false } })).toThrow("[3,2]");
       expect(() => batchedMatmul(g, a, a, "NN")).toThrow("batchedMatmul: a (NN)");
+      expect(() => matmul(g, empty(g, [3, 0]), empty(g, [0, 2]), "NN")).toThrow("matmul: K is 0");
+      const many = empty(g, [65536, 1, 1]);
+      expect(() => batchedMatmul(g, many, many, "NN")).toThrow("batchedMatmul: G is 65536; at most 65535");
       expect(() => matmul(g, a, empty(g, [4, 2]), "NN", { preactivation: true })).toThrow("matmulWithPreactivation");
     });
   });

@@ -42,9 +42,10 @@ function start(n: number) {
 }
 
 for (const [name, n, stretches] of LAYOUTS) {
-  for (const [kind, decay, clip, window] of [
-    ["Adam", 0, undefined, undefined],
-    ["AdamW, clipped, in windows of 4 KiB", 0.1, 0.7, 4096],
+  for (const [kind, decay, towards, clip, window] of [
+    ["Adam", 0, undefined, undefined, undefined],
+    ["AdamW to the mean, clipped, in windows of 4 KiB", 0.1, "mean", 0.7, 4096],
+    ["AdamW to zero", 0.1, "zero", undefined, undefined],
   ] as const) {
     test(`ten steps of ${kind} on ${name} follow float64`, async () => {
       const g = gpu();
@@ -56,7 +57,7 @@ for (const [name, n, stretches] of LAYOUTS) {
           const grad = fromHost(g, gradients(n, step));
           vectorTerms(g, { ...on, grad }, stretches, status, { clip, window });
           for (const stretch of stretches)
-            adamUpdate(g, { ...on, grad }, stretch, status, { ...ADAM, step, decay, window });
+            adamUpdate(g, { ...on, grad }, stretch, status, { ...ADAM, step, decay, towards, window });
         }
         return { promise: read(g, { ...on, status }) };
       }).promise;
@@ -64,7 +65,8 @@ for (const [name, n, stretches] of LAYOUTS) {
         const grad = gradients(n, step);
         const { factor } = vectorTermsReference({ theta: twin.theta, grad, mu }, stretches, clip);
         if (clip !== undefined && step === 1) expect(factor).toBeLessThan(1);
-        for (const stretch of stretches) adamReference(twin, grad, mu, stretch, factor, { ...ADAM, step, decay });
+        for (const stretch of stretches)
+          adamReference(twin, grad, mu, stretch, factor, { ...ADAM, step, decay, towards });
       }
       const found = await on;
       // θ moves by lr a step: its error is judged against that, not against θ.

@@ -1,5 +1,6 @@
 // Matrix product by subgroup broadcast: C (+)= act(A·B + bias) + residual for the layouts NN (A [M, K], B [K, N]),
-// NT (B [N, K]) and TN (A [K, M]), plain or batched (grid z). What the backward needs stands in matmul_register.wgsl. One subgroup of LANES threads is a workgroup and owns 16 rows × 4·LANES columns of C.
+// NT (B [N, K]) and TN (A [K, M]), plain or batched (grid z). What the backward needs stands in matmul_register.wgsl.
+// One subgroup of LANES threads is a workgroup and owns 16 rows × 4·LANES columns of C.
 // Each lane loads 16 / LANES elements of A for one k, and the others get them by subgroupBroadcast; B is read by the
 // lane that owns the columns; sums stay in registers. No workgroup memory and no barrier: software adapters spill all
 // registers at one. There a load whose address differs between lanes is a scalar load for each, so loads are what

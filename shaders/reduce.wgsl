@@ -2,6 +2,8 @@
 //   sum, dot   a thread adds PER vec4 that lie a workgroup apart (neighbours read neighbours) and leaves one number
 //   fold       a thread adds FOLD of those, a workgroup apart; repeated until few are left
 //   finish     one workgroup: a strided sum per thread, then pairs, then · alpha
+// The backward needs no kernel of its own: in the forward pass y was alpha · Σ x, so dx = alpha · dy in every element; for
+// dot, da = dy · b and db = dy · a; for the squares dx = 2 dy · x (elementwise.wgsl).
 // No barrier but in the last, which is small: on a software adapter barriers cost more than one dispatch more.
 
 struct P { count: u32, first: u32, alpha: f32 }  // elements read; where this window's partial sums begin

@@ -6,28 +6,40 @@ import { f32, type Gpu } from "../gpu/index.ts";
 import { empty, fromHost, type NdArray } from "./array.ts";
 import { partialSums, slice, windows } from "./windows.ts";
 
+export interface ReduceOptions {
+  /** Bytes of a window, for tests; what the adapter binds without it. */
+  window?: number;
+}
+
 /** alpha · Σ x, [1]. */
-export function sum(gpu: Gpu, x: NdArray, alpha = 1): NdArray {
-  return reduce(gpu, "sum", [x], false, alpha);
+export function sum(gpu: Gpu, x: NdArray, alpha = 1, options: ReduceOptions = {}): NdArray {
+  return reduce(gpu, "sum", [x], false, alpha, options);
 }
 
 /** Σ a·b, [1]. */
-export function dot(gpu: Gpu, a: NdArray, b: NdArray): NdArray {
+export function dot(gpu: Gpu, a: NdArray, b: NdArray, options: ReduceOptions = {}): NdArray {
   if (a.size !== b.size) throw new RangeError(`dot: a has shape [${a.shape}], b [${b.shape}]`);
-  return reduce(gpu, "dot", [a, b], false, 1);
+  return reduce(gpu, "dot", [a, b], false, 1, options);
 }
 
 /** Σ x², [1]. */
-export function sumOfSquares(gpu: Gpu, x: NdArray): NdArray {
-  return reduce(gpu, "sumOfSquares", [x], true, 1);
+export function sumOfSquares(gpu: Gpu, x: NdArray, options: ReduceOptions = {}): NdArray {
+  return reduce(gpu, "sumOfSquares", [x], true, 1, options);
 }
 
-function reduce(gpu: Gpu, op: string, inputs: NdArray[], square: boolean, alpha: number): NdArray {
+function reduce(
+  gpu: Gpu,
+  op: string,
+  inputs: NdArray[],
+  square: boolean,
+  alpha: number,
+  { window }: ReduceOptions,
+): NdArray {
   const size = inputs[0]?.size ?? 0;
   if (size === 0) return fromHost(gpu, [0]);
   const flat = inputs.map((a) => a.reshape([size]));
   const step = { op, shader: "reduce" };
-  const parts = partialSums(gpu, op, 1, windows(gpu, 0, size), {
+  const parts = partialSums(gpu, op, 1, windows(gpu, 0, size, window), {
     partials(piece, first, sums, grid) {
       gpu.dispatch({
         ...step,

@@ -23,6 +23,31 @@ for (const n of [1, 2, 3, 4, 63, 257, 8192, 8193, 100_003, 524_289, 600_001]) {
   });
 }
 
+// One whole window; three, of which the last has one element; very many; and several that are folded.
+for (const [n, window] of [
+  [4096, 4 * 4096],
+  [8193, 4 * 4096 + 100],
+  [100_003, 256],
+  [600_001, 4 * 200_000],
+] as const) {
+  test(`${n} numbers in windows of ${window} bytes`, async () => {
+    const g = gpu();
+    const a = randn(4, n);
+    const b = randn(5, n);
+    const dispatches = g.counters.dispatches;
+    const [s, d, q] = await run(g, () => {
+      const [x, y] = [fromHost(g, a), fromHost(g, b)];
+      return [sum(g, x, 2, { window }), dot(g, x, y, { window }), sumOfSquares(g, x, { window })];
+    });
+    const pieces = Math.ceil(n / (Math.floor(window / 256) * 64));
+    expect(g.counters.dispatches - dispatches).toBeGreaterThanOrEqual(3 * (pieces + 1));
+    const noise = 3e-7 * Math.sqrt(n) + 1e-7;
+    expectClose(s ?? [], [sumReference(a, 2)], { rtol: 3e-7, atol: 2 * noise });
+    expectClose(d ?? [], [dotReference(a, b)], { rtol: 3e-7, atol: noise });
+    expectClose(q ?? [], [sumOfSquaresReference(a)], { rtol: 1e-6, atol: 0 });
+  });
+}
+
 describe("a long sum", () => {
   // One running f32 sum of 2²⁴ + … stops growing at 16,777,216; here it misses by far more than 1e-6.
   test("of a million equal numbers is right to 1e-6, where a running f32 sum is not", async () => {

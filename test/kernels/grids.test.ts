@@ -1,0 +1,52 @@
+/**
+ * @file Above 65,535 workgroups a grid is split over x and y, which takes arrays of a size that no test has. So every
+ * grid is split by force, over 2, 3 and 7 rows that come out even or not, and nothing may change: no bit of a result.
+ */
+import { expect, test, vi } from "vitest";
+import { type Dispatch, Gpu } from "../../src/gpu/index.ts";
+import { readShaders } from "../../src/gpu/node.ts";
+import { readIndices } from "../../src/kernels/index.ts";
+import { arraysOf, CASES, inputMaker } from "./cases.ts";
+import { gpuForTests } from "./harness.ts";
+
+const gpu = gpuForTests();
+const split = new Set<string>();
+
+/** The case's results, its grids split over `rows` rows. */
+function resultsOf(body: (typeof CASES)[string], rows: number): Promise<Uint32Array[]> {
+  const g = gpu();
+  const spy = vi.spyOn(g, "dispatch").mockImplementation((d: Dispatch) => {
+    const [x, y, z] = d.grid;
+    const divided = rows > 1 && x > 1 && y === 1 && z === 1 && !d.shader.startsWith("matmul");
+    if (divided) split.add(`${d.shader}.${d.entry}`);
+    Gpu.prototype.dispatch.call(g, divided ? { ...d, grid: [Math.ceil(x / rows), rows, 1] } : d);
+  });
+  try {
+    return Promise.all(
+      g.scope(() => ({ reads: arraysOf(body(g, inputMaker(g))).map((array) => readIndices(g, array)) })).reads,
+    );
+  } finally {
+    spy.mockRestore();
+  }
+}
+
+test.each(Object.entries(CASES))("%s gives the same bits over any split", async (_, body) => {
+  const whole = await resultsOf(body, 1);
+  for (const rows of [2, 3, 7]) {
+    for (const [i, words] of (await resultsOf(body, rows)).entries()) {
+      const at = words.findIndex((word, j) => word !== whole[i]?.[j]);
+      expect(at, `result ${i}, first word that differs over ${rows} rows`).toBe(-1);
+    }
+  }
+});
+
+test("every entry point that numbers its workgroups has been split", () => {
+  const lanes = gpu().adapter.subgroupSize;
+  const unused = lanes === 4 || lanes === 8 ? ["ceiling"] : ["ceiling", "attention_subgroup"]; // the bench's
+  const entries = [...readShaders()]
+    .filter(([shader]) => !unused.includes(shader))
+    .flatMap(([shader, source]) =>
+      [...source.matchAll(/^fn (\w+)\(.*num_workgroups/gm)].map((match) => `${shader}.${match[1]}`),
+    );
+  expect([...split].sort()).toEqual(entries.sort());
+});

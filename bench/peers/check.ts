@@ -1,0 +1,82 @@
+/**
+ * @file What a peer must pass before it is timed: its results are the float64 reference's, and when it says that it is
+ * done, it is done. A peer that fails is refused with a sentence, and has no number.
+ */
+import { type Input, type Prepared, Refusal, resultNames, type Task } from "./peer.ts";
+
+/** Of the largest magnitude in an array; float32 gives some 1e-6. */
+const TOLERANCE = 2e-4;
+/** A training step's weights: how many may have moved by more than a tenth of lr otherwise than the reference's. */
+const STRAYS = 0.02;
+
+export async function check(
+  task: Task,
+  inputs: Record<string, Input>,
+  prepared: Prepared,
+  expected: Record<string, Float64Array>,
+): Promise<void> {
+  await prepared.run();
+  const names = resultNames(task);
+  const results = await prepared.read(names);
+  for (const name of names) {
+    const [found, wanted] = [results[name], expected[name]];
+    if (!wanted || found?.length !== wanted.length) {
+      throw new Refusal(`its ${name} has ${found?.length ?? "no"} numbers where ${wanted?.length} are expected`);
+    }
+    if (task.work.kind === "train" && name !== "y") {
+      // Softmax does not see the key's bias: its gradient is rounding, and Adam's step the sign of that.
+      if (!name.endsWith("key.b")) moved(name, found, wanted, inputs[name] as Input, task.work.lr);
+    } else close(name, found, wanted, name === "y" ? task.counts : undefined);
+  }
+  await waits(prepared, names.at(-1) ?? "y");
+}
+
+function close(name: string, found: ArrayLike<number>, wanted: Float64Array, counts?: Uint8Array): void {
+  const scale = wanted.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-3);
+  for (let i = 0; i < wanted.length; i++) {
+    if (counts && !counts[i]) continue;
+    const [x, y] = [found[i] ?? Number.NaN, wanted[i] ?? Number.NaN];
+    if (!(Math.abs(x - y) <= TOLERANCE * scale)) {
+      throw new Refusal(
+        `its result is wrong: ${name}[${i}] is ${x}, in float64 ${y} (largest ${scale.toPrecision(3)})`,
+      );
+    }
+  }
+}
+
+function moved(name: string, found: ArrayLike<number>, wanted: Float64Array, { data }: Input, lr: number): void {
+  let strays = 0;
+  for (let i = 0; i < wanted.length; i++) {
+    const [x, y, start] = [found[i] ?? Number.NaN, wanted[i] ?? Number.NaN, data[i] ?? Number.NaN];
+    // Rounding of a weight near 1 is not a stray.
+    if (!(Math.abs(x - y) <= 0.1 * lr + 1e-6 * Math.abs(start))) strays++;
+  }
+  if (strays > Math.max(1, STRAYS * wanted.length)) {
+    throw new Refusal(`its training step is wrong: ${strays} of ${wanted.length} numbers of ${name} moved otherwise`);
+  }
+}
+
+/**
+ * Reading straight after a run that has really ended costs the read-back alone, and reading again costs the same. If the
+ * first costs as much more as half the run itself, thrice, the run had not ended.
+ */
+async function waits(prepared: Prepared, name: string): Promise<void> {
+  let [run, first, second] = [1, 1, 1].map(() => Number.POSITIVE_INFINITY) as [number, number, number];
+  for (let i = 0; i < 3; i++) {
+    run = Math.min(run, await milliseconds(() => prepared.run()));
+    first = Math.min(first, await milliseconds(() => prepared.read([name])));
+    second = Math.min(second, await milliseconds(() => prepared.read([name])));
+  }
+  if (first > 2 * second + 1 && first - second > run / 2) {
+    const ms = (x: number) => `${x.toFixed(1)} ms`;
+    throw new Refusal(
+      `it says that it is done after ${ms(run)}, but its result takes ${ms(first)} to arrive, and ${ms(second)} a second time`,
+    );
+  }
+}
+
+export async function milliseconds(body: () => Promise<unknown>): Promise<number> {
+  const start = performance.now();
+  await body();
+  return performance.now() - start;
+}

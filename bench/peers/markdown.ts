@@ -1,0 +1,79 @@
+/** @file What was measured, as lines for a terminal and as the table of bench/README.md. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { adapterText } from "../../src/cli/output.ts";
+import type { AdapterReport } from "../../src/gpu/index.ts";
+import type { Entry, Row } from "./measure.ts";
+
+export interface Report {
+  adapter: AdapterReport;
+  date: string;
+  node: string;
+  rounds: number;
+  peers: { name: string; version: string; where: string }[];
+  absent: string[];
+  results: Row[];
+}
+
+const [BEGIN, END] = ["<!-- peers-table -->", "<!-- /peers-table -->"];
+
+function title({ name, layout, shape }: Row): string {
+  const sizes = Object.entries(shape).map(([key, value]) => `${key} ${value}`);
+  return `${name}${layout ? ` ${layout}` : ""} (${sizes.join(", ")})`;
+}
+
+/** A task, a line for each peer. */
+export function text(row: Row): string {
+  const verdict = row.best ? `  ${row.best} / priorwork = ${row.ratio}` : "";
+  const lines = row.entries.map(({ peer, medianMs, range, gflops, gbps, refused }) => {
+    if (refused !== undefined) return `  ${peer.padEnd(16)} ${refused}`;
+    const rate = gflops !== undefined ? `${gflops} GFLOP/s` : gbps !== undefined ? `${gbps} GB/s` : "";
+    return `  ${peer.padEnd(16)} ${`${medianMs} ms`.padStart(10)}  (${range?.join(" … ")})  ${rate}`;
+  });
+  return [title(row), ...lines, ...(verdict ? [verdict] : [])].join("\n");
+}
+
+/** Replaces what stands between the marks in bench/README.md; returns its path. */
+export function writeTable(report: Report): string {
+  const path = fileURLToPath(new URL("../README.md", import.meta.url));
+  const readme = readFileSync(path, "utf8");
+  const [from, to] = [readme.indexOf(BEGIN), readme.indexOf(END)];
+  if (from < 0 || to < from) throw new Error(`${path}: the marks ${BEGIN} and ${END} are missing`);
+  writeFileSync(path, `${readme.slice(0, from)}${BEGIN}\n${table(report)}\n${readme.slice(to)}`);
+  return path;
+}
+
+export function table({ adapter, date, node, rounds, peers, absent, results }: Report): string {
+  const head = peers.map(({ name, version }) => `${name} ${version}`);
+  const cell = (entry: Entry | undefined) =>
+    entry?.medianMs === undefined ? "–" : `${entry.medianMs} (${entry.range?.join("…")})`;
+  const rows = results.map((row) => {
+    const cells = peers.map(({ name }) => cell(row.entries.find(({ peer }) => peer === name)));
+    const ratio = row.ratio === undefined ? "–" : `${row.ratio} (${row.best})`;
+    return `| ${title(row)} | ${cells.join(" | ")} | ${ratio} |`;
+  });
+  const slower = results.filter(({ ratio }) => ratio !== undefined && ratio < 1);
+  const verdict =
+    slower.length === 0
+      ? "priorwork is the fastest of those on the adapter in every row."
+      : `priorwork is not the fastest in: ${slower.map((row) => `${title(row)}, where ${row.best} takes ${row.ratio} of its time`).join("; ")}.`;
+  const refusals = new Map<string, string[]>();
+  for (const row of results)
+    for (const { peer, refused } of row.entries)
+      if (refused !== undefined) {
+        const key = `${peer}: ${refused}`;
+        refusals.set(key, [...(refusals.get(key) ?? []), `${row.name}${row.layout ? ` ${row.layout}` : ""}`]);
+      }
+  return [
+    `${adapterText(adapter)}; Node ${node.slice(1)}; ${date.slice(0, 10)}. Milliseconds, median of ${rounds} rounds (fastest…slowest); the last column is the fastest other on the adapter divided by priorwork, above 1 where priorwork is faster.`,
+    "",
+    `| | ${head.join(" | ")} | best / priorwork |`,
+    `|---|${peers.map(() => "---:").join("|")}|---:|`,
+    ...rows,
+    "",
+    verdict,
+    ...(refusals.size + absent.length > 0 ? ["", "No number (–):", ""] : []),
+    ...[...refusals].map(([why, names]) => `- ${why} (${names.join(", ")})`),
+    ...absent.map((why) => `- ${why}`),
+  ].join("\n");
+}

@@ -167,7 +167,7 @@ function launch(
 
 /**
  * Forward / backward in GFLOP/s of the algorithm on two busy cores (processor time, bench/attention.ts):
- *   lavapipe     12 × 32, N 1,024: subgroup 6.0 / 8.6, plain 1.3 / 1.7
+ *   lavapipe     12 × 32, N 1,024: subgroup 6.0 / 8.6, plain 1.3 / 1.7 (unrolled; now it is not)
  *   SwiftShader  4 × 16, N 217:    subgroup 0.08 / 0.09, plain 0.24 / 0.18
  * Unmeasured on GPUs, where a workgroup of one small subgroup would leave most of the device idle.
  */

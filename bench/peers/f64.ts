@@ -171,7 +171,7 @@ class Reference implements Algebra<Node> {
     const [n, k] = logits.shape as [number, number];
     const p = new Reference().softmax(logits).value;
     let loss = 0;
-    for (let i = 0; i < n * k; i++) if (at(oneHot.value, i) > 0) loss -= Math.log(at(p, i)) / n;
+    for (let i = 0; i < n * k; i++) if (at(oneHot.value, i) > 0) loss -= (at(oneHot.value, i) * Math.log(at(p, i))) / n;
     return this.#node([], Float64Array.of(loss), (dy) =>
       give(
         logits,

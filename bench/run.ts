@@ -10,6 +10,7 @@ import { cases as attention } from "./attention.ts";
 import type { BenchCase } from "./case.ts";
 import { cases as elementwise } from "./elementwise.ts";
 import { hostCases } from "./host.ts";
+import { ladder } from "./ladder.ts";
 import { cases as layernorm } from "./layernorm.ts";
 import { cases as matmul } from "./matmul.ts";
 import { type BenchRow, measure, measureInTurn, withShare } from "./runner.ts";
@@ -39,6 +40,7 @@ const GROUPS: Record<string, () => BenchCase[] | Promise<BenchCase[]>> = {
   softmax: () => softmax(gpu),
   elementwise: () => elementwise(gpu),
   vector: () => vector(gpu),
+  ladder: () => ladder(gpu),
   host: () => hostCases(gpu),
   step: () => stepCases(gpu),
 };

@@ -31,7 +31,11 @@ export async function measure(gpu: Gpu, body: BenchCase, { minSamples = 9, maxTi
   const once = waited(gpu, body);
   await once();
   await once();
-  const summary = await benny.suite(body.name, benny.add(body.name, once, { minSamples, maxTime }));
+  const log = console.log;
+  console.log = () => {}; // benny announces every suite on stdout, which belongs to the results
+  const summary = await benny.suite(body.name, benny.add(body.name, once, { minSamples, maxTime })).finally(() => {
+    console.log = log;
+  });
   const details = summary.results[0]?.details;
   if (!details) throw new Error(`${body.name}: benny gave no result`);
   await body.dispose?.();

@@ -15,6 +15,8 @@ export interface LabelSet {
 
 /** As many classes as a classification can sensibly have; more means that the wrong column was taken. */
 const MOST_CLASSES = 10_000;
+/** Characters of a label. Labels stand in config.json, twice each, and a config beyond 4 MB would not be read again. */
+const LONGEST_LABEL = 200;
 
 /**
  * Label ids for some tables (all with labels). Without `known`, the first table is the training table and defines the
@@ -51,6 +53,12 @@ function labelsOf(table: Table | undefined): string[] {
     throw new InputError(
       `${path}: a training table needs two classes or more (found ${quoteList(labels) || "none"} in ${count(table?.texts.length ?? 0, "row")}). ` +
         "Add examples of another class, or name another --label-column.",
+    );
+  }
+  const long = labels.find((label) => label.length > LONGEST_LABEL);
+  if (long !== undefined) {
+    throw new InputError(
+      `${path}:${table?.lineNumbers[table.labels?.indexOf(long) ?? 0]}: a label of ${long.length} characters (found ${quote(long, 30)}; expected at most ${LONGEST_LABEL}). Is ${quote(table?.used.label ?? "")} a column of labels? Name another with --label-column.`,
     );
   }
   if (labels.length > MOST_CLASSES) {

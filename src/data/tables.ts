@@ -5,6 +5,7 @@
  */
 
 import { InputError } from "../errors.ts";
+import { duplicateKey, refuseBrackets } from "./json.ts";
 import { inert, nearest, quote, quoteList } from "./text.ts";
 
 export interface TableOptions {
@@ -182,6 +183,7 @@ function parseJsonl(lines: Iterable<string>, path: string, options: TableOptions
 }
 
 function parseObject(line: string, path: string, number: number): Record<string, unknown> {
+  refuseBrackets(line, `${path}:${number}`);
   let value: unknown;
   try {
     value = JSON.parse(line);
@@ -193,6 +195,10 @@ function parseObject(line: string, path: string, number: number): Record<string,
     throw new InputError(
       `${inert(path)}:${number}: not a JSON object (found ${kindOf(value)}). Write one object a line.`,
     );
+  }
+  const twice = duplicateKey(line);
+  if (twice !== undefined) {
+    throw new InputError(`${inert(path)}:${number}: the key ${quote(twice.key)} stands twice. Keep one of them.`);
   }
   return value as Record<string, unknown>;
 }
@@ -212,6 +218,12 @@ function textOf(row: Record<string, unknown>, name: string, path: string, number
 
 function labelOf(row: Record<string, unknown>, name: string, path: string, number: number): string {
   const value = Object.hasOwn(row, name) ? row[name] : undefined;
+  // Above 2^53 neighbours become one number, and above 1.8e308 all are Infinity.
+  if (typeof value === "number" && Math.abs(value) > Number.MAX_SAFE_INTEGER) {
+    throw new InputError(
+      `${inert(path)}:${number}: column ${quote(name)} is a number too large to be exact (found ${value}; expected at most 2^53). Write it in quotes.`,
+    );
+  }
   if (typeof value === "string" || typeof value === "number" || typeof value === "boolean") return String(value);
   throw missingOrWrong(row, name, path, number, "a word or a number");
 }

@@ -26,6 +26,25 @@ const onDisk = (name: string, content: string | Uint8Array) => {
   return path;
 };
 
+describe("hostile rows", () => {
+  it.each([
+    ['{"text": "a", "label": "x", "label": "z"}', 't.jsonl:1: the key "label" stands twice. Keep one of them.'],
+    ['{"text": "a", "label": 1e400}', 't.jsonl:1: column "label" is a number too large to be exact (found Infinity'],
+    [
+      '{"text": "a", "label": 9007199254740993}',
+      "(found 9007199254740992; expected at most 2^53). Write it in quotes.",
+    ],
+    [`{"text": "a", "label": 1, "z": ${"[".repeat(200)}${"]".repeat(200)}}`, "t.jsonl:1: brackets nested 201 deep"],
+    [`{"text": "a", "label": 1, "z": [${"[],".repeat(500_000)}0]}`, "t.jsonl:1: 500002 brackets"],
+  ])("%.45s", (row, message) => says(() => jsonl(`${row}\n{"text": "b", "label": 2}\n`), message));
+
+  it("a label as long as a text is no label: file, line and column named", () => {
+    const rows = (label: string) => table(`text\tlabel\na\tx\nb\t${label}\n`);
+    says(() => labelSet([rows("y".repeat(201))]), 't.tsv:3: a label of 201 characters (found "yyy');
+    expect(labelSet([rows("y".repeat(200))]).labels).toHaveLength(2);
+  });
+});
+
 describe("TSV", () => {
   it("finds columns by name in any place, keeps quotes, counts lines", () => {
     const t = table('id\tLabel\tsentence\n7\t1\t"so it begins\n8\t0\tsaid "no"\n\n');

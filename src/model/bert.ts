@@ -10,7 +10,7 @@ import type { PackedBatch } from "../data/batches.ts";
 import { InputError } from "../errors.ts";
 import { type AttentionPlan, attentionPlan, fromHost, type NdArray } from "../kernels/index.ts";
 import { type BertConfig, parseBertConfig } from "./config.ts";
-import { type Checkpoint, fillTheta, hasParameter, type LoadReport, randomStart } from "./load.ts";
+import { type Checkpoint, checkSizes, fillTheta, hasParameter, type LoadReport, randomStart } from "./load.ts";
 import { type Readout, readoutNamed } from "./readout.ts";
 
 /** The key of each dropout of the model, by its site; undefined means no dropout (evaluation). */
@@ -278,6 +278,7 @@ export class BertForSequenceClassification {
   ): Promise<BertForSequenceClassification & { report: LoadReport }> {
     return withCheckpoint(source, async (checkpoint, config) => {
       const stored = storedChoices(config);
+      if (!options.scratch) checkSizes(checkpoint, config);
       const fallback = hasParameter(checkpoint, "bert.pooler.dense.weight") ? "pooler" : "cls";
       const readout = options.readout ?? stored.readout ?? fallback;
       const model = new BertForSequenceClassification(engine, config, {

@@ -5,8 +5,10 @@
  */
 import type { Slice, Theta } from "../autograd/index.ts";
 import type { JsonObject } from "../data/json.ts";
+import { inert } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { Stream } from "../random.ts";
+import type { BertConfig } from "./config.ts";
 import { firstNonFinite } from "./safetensors.ts";
 
 /** What loading needs of a checkpoint, wherever it comes from. */
@@ -52,6 +54,39 @@ export function hasParameter(checkpoint: Checkpoint, name: string): boolean {
 }
 
 /**
+ * The sizes that config.json gives against those of the weights, before anything is allocated for them: a config of a few
+ * bytes could ask for terabytes. What is missing altogether is `fillTheta`'s to say. Throws InputError.
+ */
+export function checkSizes({ name, shapes }: Pick<Checkpoint, "name" | "shapes">, config: BertConfig): void {
+  const { vocabSize: V, hiddenSize: C, intermediateSize: F, maxPositions, typeVocabSize, layers } = config;
+  const expected: [string, number[]][] = [
+    ["bert.embeddings.word_embeddings.weight", [V, C]],
+    ["bert.embeddings.position_embeddings.weight", [maxPositions, C]],
+    ["bert.embeddings.token_type_embeddings.weight", [typeVocabSize, C]],
+    ["bert.encoder.layer.0.intermediate.dense.weight", [F, C]],
+  ];
+  for (const [parameter, shape] of expected) {
+    const found = spellings(parameter).find((n) => shapes.has(n));
+    const theirs = shapes.get(found ?? "") ?? shape;
+    if (found !== undefined && String(theirs) !== String(shape)) throw otherShape(name, found, theirs, shape);
+  }
+  const last = `encoder.layer.${layers - 1}.`;
+  const numbers = [...shapes.keys()].map((n) => Number(/(?:^|\.)encoder\.layer\.(\d{1,6})\./.exec(n)?.[1] ?? -1));
+  const most = 1 + numbers.reduce((a, b) => Math.max(a, b), -1);
+  if (most > 0 && ![...shapes.keys()].some((n) => n.includes(last))) {
+    throw new InputError(
+      `${inert(name)}: the weights have ${most} layers (config.json says num_hidden_layers ${layers}). The weights and config.json are not of the same model.`,
+    );
+  }
+}
+
+function otherShape(name: string, tensor: string, found: readonly number[], expected: readonly number[]): InputError {
+  return new InputError(
+    `${inert(name)}: tensor ${tensor} has shape [${found}] (config.json says [${expected}]). The weights and config.json are not of the same model.`,
+  );
+}
+
+/**
  * Fills θ from a checkpoint. Parameters of the group `head` that it lacks (or has in another shape, for another number
  * of labels) get a random start and are named in `newParameters`. Throws InputError: an encoder tensor is missing or has
  * another shape than the config says, a number is not finite.
@@ -78,15 +113,13 @@ export async function fillTheta(
         const bad = firstNonFinite(data);
         if (bad >= 0) {
           throw new InputError(
-            `${checkpoint.name}: tensor ${found} has ${data[bad]} at position ${bad} (expected finite numbers). The file is damaged or its training diverged; use another checkpoint.`,
+            `${inert(checkpoint.name)}: tensor ${found} has ${data[bad]} at position ${bad} (expected finite numbers). The file is damaged or its training diverged; use another checkpoint.`,
           );
         }
         theta.set(name, data);
         report.loaded++;
       } else if (found !== undefined && !isHead) {
-        throw new InputError(
-          `${checkpoint.name}: tensor ${found} has shape [${theirs}] (config.json says [${shape}]). The weights and config.json are not of the same model.`,
-        );
+        throw otherShape(checkpoint.name, found, theirs ?? [], shape);
       } else if (isHead) {
         if (found !== undefined) {
           used.add(found);
@@ -103,7 +136,7 @@ export async function fillTheta(
   if (absent.length > 0) {
     const shown = absent.slice(0, 3).join(", ") + (absent.length > 3 ? ` and ${absent.length - 3} more` : "");
     throw new InputError(
-      `${checkpoint.name}: ${absent.length} encoder tensors are missing (${shown}). Is this a BERT checkpoint? If its pooler is missing, choose --readout cls or mean.`,
+      `${inert(checkpoint.name)}: ${absent.length} encoder tensors are missing (${shown}). Is this a BERT checkpoint? If its pooler is missing, choose --readout cls or mean.`,
     );
   }
   if (fresh.length > 0) {

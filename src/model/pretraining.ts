@@ -8,7 +8,7 @@ import { InputError } from "../errors.ts";
 import { fromHost } from "../kernels/index.ts";
 import { BertEncoder, type DropoutKeys, start, withCheckpoint } from "./bert.ts";
 import type { BertConfig } from "./config.ts";
-import type { Checkpoint, LoadReport } from "./load.ts";
+import { type Checkpoint, checkSizes, type LoadReport } from "./load.ts";
 
 /** A packed batch of sentence pairs with masked tokens. */
 export interface PretrainingBatch extends PackedBatch {
@@ -61,6 +61,7 @@ export class BertForPreTraining {
           `${checkpoint.name}: tie_word_embeddings is false (expected true). The decoder of the masked-language-model head is the word embeddings here; use a checkpoint that ties them.`,
         );
       }
+      if (!scratch) checkSizes(checkpoint, config);
       return start(new BertForPreTraining(engine, config, { nextSentence }), checkpoint, { seed, scratch });
     });
   }

@@ -3,10 +3,11 @@
  * file: .jsonl, or .npy, NumPy's own format, whose header is a line of text before the numbers.
  */
 import * as fs from "node:fs";
+import { dirname } from "node:path";
 import { type Example, packBatch } from "../data/batches.ts";
 import { writeFileAtomic } from "../data/files.ts";
 import { inert } from "../data/text.ts";
-import { InputError, InterruptedError } from "../errors.ts";
+import { InputError, InterruptedError, StorageError } from "../errors.ts";
 import { BertForSequenceClassification } from "../model/bert.ts";
 import { withEngine } from "./device.ts";
 import { examplesOf, lengthFor } from "./examples.ts";
@@ -16,7 +17,7 @@ import { batchOption } from "./measure.ts";
 import { columnOptions, lengthOptions, type RawFlags, readoutOption, required, textFlag } from "./options.ts";
 import { Output } from "./output.ts";
 import { textsOf } from "./predict.ts";
-import { adjusted, openModelFolder } from "./source.ts";
+import { adjusted, openModelFolder, statusOf } from "./source.ts";
 import { refuse } from "./values.ts";
 
 export async function embed(raw: RawFlags, io: Io): Promise<void> {
@@ -59,6 +60,17 @@ function fileOption(raw: RawFlags): string | undefined {
     refuse("--out", file, "unknown kind of file (expected .jsonl or .npy)", "Rename it.");
   if (fs.existsSync(file) && raw.overwrite !== true) {
     throw new InputError(`--out ${inert(file)}: this file exists. Add --overwrite to replace it, or choose another.`);
+  }
+  const status = statusOf(file);
+  if (status?.isDirectory()) throw new InputError(`--out ${inert(file)}: a folder (expected a file). Choose another.`);
+  const data = textFlag(raw, "data");
+  const read = data === undefined ? undefined : statusOf(data);
+  if (status !== undefined && status.ino === read?.ino && status.dev === read.dev) {
+    throw new InputError(`--out ${inert(file)}: this is --data, which would be overwritten. Choose another file.`);
+  }
+  // Before the work is done, not after.
+  if (statusOf(dirname(file)) === undefined) {
+    throw new StorageError(`--out ${inert(file)}: its folder does not exist. Make it, or choose another.`);
   }
   return file;
 }

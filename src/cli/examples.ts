@@ -21,8 +21,26 @@ export function typedTexts(texts: readonly string[]): Texts {
   return { path: "--text", texts: [...texts], lineNumbers: texts.map((_, i) => i + 1) };
 }
 
+/** [CLS], a word piece, [SEP]. */
+const SHORTEST = 3;
+/** [CLS], a word piece, [SEP], a word piece, [SEP]. */
+export const SHORTEST_PAIR = 5;
+
+/** InputError: ids of the tokenizer for which the model has no embedding. */
+export function checkVocabulary(tokenizer: BertTokenizer, config: BertConfig): void {
+  if (tokenizer.vocabSize <= config.vocabSize) return;
+  throw new InputError(
+    `tokenizer: its highest id is ${tokenizer.vocabSize - 1} (config.json says vocab_size ${config.vocabSize}). Tokenizer and model are not of the same BERT.`,
+  );
+}
+
 /** The longest sequence in word pieces: as asked, at most what the model holds. InputError: more than that. */
 export function lengthFor(asked: number | undefined, config: BertConfig): number {
+  if (config.maxPositions < SHORTEST) {
+    throw new InputError(
+      `config.json: max_position_embeddings is ${config.maxPositions} (expected ${SHORTEST} or more: [CLS], a word piece, [SEP]). Use another model.`,
+    );
+  }
   if (asked !== undefined && asked > config.maxPositions) {
     throw new InputError(
       `--max-length ${asked}: longer than the model holds (max_position_embeddings is ${config.maxPositions}). Give ${config.maxPositions} or less.`,
@@ -40,9 +58,10 @@ export function examplesOf(
   out: Output,
   labels?: ArrayLike<number>,
 ): Example[] {
-  if (tokenizer.vocabSize > config.vocabSize) {
+  checkVocabulary(tokenizer, config);
+  if (texts.pairs !== undefined && maxLength < SHORTEST_PAIR) {
     throw new InputError(
-      `tokenizer: its highest id is ${tokenizer.vocabSize - 1} (config.json says vocab_size ${config.vocabSize}). Tokenizer and model are not of the same BERT.`,
+      `--max-length ${maxLength}: too short for pairs of texts (expected ${SHORTEST_PAIR} or more: three special tokens, a word piece each). Give more.`,
     );
   }
   if (texts.pairs !== undefined && config.typeVocabSize < 2) {

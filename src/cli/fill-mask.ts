@@ -6,6 +6,7 @@ import { hasParameter } from "../model/load.ts";
 import { BertForPreTraining } from "../model/pretraining.ts";
 import { logSoftmaxRows } from "../train/index.ts";
 import { withEngine } from "./device.ts";
+import { checkVocabulary, lengthFor } from "./examples.ts";
 import { table } from "./format.ts";
 import type { Io } from "./io.ts";
 import { type RawFlags, required, textFlag } from "./options.ts";
@@ -31,12 +32,15 @@ export async function fillMask(text: string, raw: RawFlags, io: Io): Promise<voi
         `--model ${inert(folderPath)}: no masked-language-model head (missing cls.predictions). Name a pretrained BERT, or one that priorwork pretrain wrote.`,
       );
     }
-    const { ids, typeIds, truncated } = tokenizer.encode(text, undefined, { maxLength: config.maxPositions });
+    checkVocabulary(tokenizer, config);
+    const maxLength = lengthFor(undefined, config);
+    const { ids, typeIds, truncated } = tokenizer.encode(text, undefined, { maxLength });
     const rows = Uint32Array.from(ids.flatMap((id, i) => (id === tokenizer.mask ? [i] : [])));
     if (rows.length === 0) {
-      const where = truncated ? ` among its first ${config.maxPositions} word pieces` : "";
+      const where = truncated ? ` among its first ${maxLength} word pieces` : "";
       throw new InputError(`fill-mask: no [MASK] in the text${where}. Write [MASK] where a token is to be found.`);
     }
+    if (truncated) out.note(`the text was cut to ${maxLength} word pieces, which is all that the model holds`);
     const packed = packBatch([{ ids, typeIds }]);
     const guesses = await withEngine(out, async (engine) => {
       const nextSentence = hasParameter(checkpoint, "cls.seq_relationship.weight");

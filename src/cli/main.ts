@@ -247,7 +247,7 @@ function commands(io: Io): Command {
         writeOut: (text) => io.stdout.write(text),
         // Commander's own error text; ours is written by `report`.
         writeErr: () => {},
-        getOutHelpWidth: () => io.stdout.columns ?? 120,
+        getOutHelpWidth: () => io.stdout.columns || 120,
       });
   }
   return program;

@@ -14,7 +14,7 @@ import {
   pointEstimate,
   predictAll,
 } from "../posterior/index.ts";
-import { DEFAULT_MEMBERS, type RawFlags, textFlag } from "./options.ts";
+import { DEFAULT_MEMBERS, MEMBERS, type RawFlags, textFlag } from "./options.ts";
 import type { Output } from "./output.ts";
 import type { RunRecord } from "./run-folder.ts";
 import { type Precisions, precisionValue, refuse, wholeValue } from "./values.ts";
@@ -63,8 +63,8 @@ export function posteriorOfRun(
     }
     return pointEstimate(model);
   }
-  const trained = run?.options.members;
-  const members = asked ?? (typeof trained === "number" ? trained : DEFAULT_MEMBERS);
+  const trained = String(run?.options.members ?? DEFAULT_MEMBERS);
+  const members = asked ?? wholeValue("run.json: members", trained, MEMBERS);
   // Frozen layers had no dropout in training and get none now.
   const text = run?.options.priorPrecision;
   const precisions: Precisions = typeof text === "string" ? precisionValue("run.json: priorPrecision", text) : {};

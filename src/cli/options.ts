@@ -83,6 +83,7 @@ export interface FinetuneOptions extends LengthOptions {
 
 export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 };
 export const DEFAULT_MEMBERS = 16;
+export const MEMBERS = { min: 1, max: 4096, example: "16" };
 
 /** The text of a flag, or undefined. */
 export function textFlag(raw: RawFlags, key: string): string | undefined {
@@ -119,7 +120,7 @@ export function lengthOptions(raw: RawFlags): LengthOptions {
 /** Members of a prediction: undefined where the flag is absent. */
 export function membersOption(raw: RawFlags): number | undefined {
   const text = textFlag(raw, "members");
-  return text === undefined ? undefined : wholeValue("--members", text, { min: 1, max: 4096, example: "16" });
+  return text === undefined ? undefined : wholeValue("--members", text, MEMBERS);
 }
 
 /** A readout's name; whether the encoder has that many layers is known later. */
@@ -265,7 +266,7 @@ function rate(flag: string, text: string, example: string): number {
         : "To keep the head as it is: --prior-precision head=inf. To evaluate without training: --epochs 0.";
     refuse(flag, text, "nothing would be learned (expected a number > 0)", advice);
   }
-  return numberValue(flag, text, { min: 0, above: true, max: 1000, example });
+  return numberValue(flag, text, { min: 0, above: true, max: 1e9, example });
 }
 
 function evaluateOption(text: string): "every" | "last" | number {

@@ -36,7 +36,7 @@ export async function predict(raw: RawFlags, io: Io): Promise<void> {
       return answersOf(texts, model.labels, await predictions(posterior, examples, { what: "predicting", out, batch }));
     });
     if (out.json) out.document(answers);
-    else out.text(answersTable(answers, io.stdout.columns ?? 120));
+    else out.text(answersTable(answers, io.stdout.columns || 120));
   } finally {
     folder.checkpoint.close();
   }

@@ -17,7 +17,7 @@ import { type Checkpoint, hasParameter } from "../model/load.ts";
 import { BertForPreTraining } from "../model/pretraining.ts";
 import { adam, gaussianPrior, logPosterior, pretrainingSource } from "../train/index.ts";
 import { withEngine } from "./device.ts";
-import { lengthFor } from "./examples.ts";
+import { checkVocabulary, lengthFor, SHORTEST_PAIR } from "./examples.ts";
 import { duration } from "./format.ts";
 import type { Io } from "./io.ts";
 import { pretrainingConfig, writeModelFolder } from "./model-folder.ts";
@@ -111,20 +111,21 @@ async function train(
   out: Output,
 ): Promise<void> {
   const { tokenizer, config } = start;
-  if (tokenizer.vocabSize > config.vocabSize) {
-    throw new InputError(
-      `tokenizer: its highest id is ${tokenizer.vocabSize - 1} (config.json says vocab_size ${config.vocabSize}). Tokenizer and model are not of the same BERT.`,
-    );
-  }
+  checkVocabulary(tokenizer, config);
+  const maxLength = lengthFor(options.maxLength ?? Math.min(128, config.maxPositions), config);
   const hasPooler = start.scratch || hasParameter(start.checkpoint, "bert.pooler.dense.weight");
   const nextSentence =
     documents.length > 1 && documents.some((d) => d.length > 1) && hasPooler && config.typeVocabSize > 1;
+  if (nextSentence && maxLength < SHORTEST_PAIR) {
+    throw new InputError(
+      `--max-length ${maxLength}: too short for pairs of sentences (expected ${SHORTEST_PAIR} or more). Give more.`,
+    );
+  }
   if (!nextSentence)
     out.note("next sentence is not trained: it needs two documents (an empty line between them) and a pooler");
   const { seed, out: folder } = options;
   const model = await BertForPreTraining.load(engine, start.checkpoint, { nextSentence, seed, scratch: start.scratch });
   for (const note of model.report.notes) out.note(note);
-  const maxLength = Math.min(options.maxLength ?? 128, lengthFor(undefined, config));
   const source = pretrainingSource(documents, tokenizer, {
     seed,
     maxLength,

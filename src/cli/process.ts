@@ -2,6 +2,7 @@
  * @file The real process as a command's world. The first Ctrl-C asks the command to finish its step and save; the second
  * ends at once. A reader that goes away (`| head`) is no failure.
  */
+import { storageError } from "../data/files.ts";
 import type { Io } from "./io.ts";
 import { main } from "./main.ts";
 
@@ -14,11 +15,13 @@ export async function run(argv: readonly string[] = process.argv.slice(2)): Prom
   };
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE") throw error;
-    });
-  }
+  // What cannot be said is no reason to stop; an answer that cannot be written is.
+  process.stderr.on("error", () => {});
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") return;
+    process.stderr.write(`${storageError("stdout", "write", error).message}\n`);
+    process.exit(4);
+  });
   const io: Io = {
     stdout: process.stdout,
     stderr: process.stderr,

@@ -67,7 +67,7 @@ export class Progress {
 
   #draw(line: string): void {
     // One column stays free: a full line would wrap, and the next carriage return would miss it.
-    this.#stream.write(`\r\u001b[K${cut(line, (this.#stream.columns ?? 80) - 1)}`);
+    this.#stream.write(`\r\u001b[K${cut(line, (this.#stream.columns || 80) - 1)}`);
     this.#drawn = true;
   }
 

@@ -4,9 +4,9 @@
  * `--overwrite` removes only what a run writes.
  */
 import * as fs from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { dirname, join, relative, resolve, sep } from "node:path";
 import { fileExists, readText, storageError, writeFileAtomic } from "../data/files.ts";
-import { type JsonObject, parseJson } from "../data/json.ts";
+import { isObject, type JsonObject, parseJson } from "../data/json.ts";
 import { inert, quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import type { AdapterReport } from "../gpu/index.ts";
@@ -78,14 +78,17 @@ export function checkOut(
   { resume, overwrite, inputs }: { resume: boolean; overwrite: boolean; inputs: readonly string[] },
 ): void {
   const shown = `--out ${inert(out)}`;
-  const status = fs.statSync(out, { throwIfNoEntry: false });
+  const status = guarded(out, "write", () => fs.statSync(out, { throwIfNoEntry: false }));
   if (status !== undefined && !status.isDirectory()) throw new InputError(`${shown}: a file (expected a folder).`);
+  // Found out now, not when the model has been measured.
+  let parent = resolve(out);
+  while (!fs.existsSync(parent) && dirname(parent) !== parent) parent = dirname(parent);
+  guarded(out, "write", () => fs.accessSync(parent, fs.constants.W_OK | fs.constants.X_OK));
   const here = realPath(out);
   for (const input of inputs) {
-    if (
-      realPath(input) === here ||
-      (OURS.includes(input.split(/[\\/]/).at(-1) ?? "") && dirname(realPath(input)) === here)
-    ) {
+    // A file of the run, or one in a folder of the run's, under the name it was given or the one that links lead to.
+    const within = [relative(resolve(out), resolve(input)), relative(here, realPath(input))];
+    if (within.some((path) => path === "" || OURS.includes(path.split(sep)[0] ?? ""))) {
       throw new InputError(`${shown}: the run would overwrite its own input ${quote(input)}. Choose another folder.`);
     }
   }
@@ -96,7 +99,7 @@ export function checkOut(
           // Left by a kill while the folder was begun.
           (name) => !/^\..*\.tmp$/.test(name),
         );
-  const isRun = names.includes("run.json");
+  const isRun = fileExists(join(out, "run.json"));
   if (resume) {
     if (isRun) return;
     throw new InputError(`--resume: no run in ${quote(out)} (expected run.json). Leave --resume out to start one.`);
@@ -147,7 +150,35 @@ export function readRun(folder: string): RunRecord | undefined {
       `${inert(path)}: format ${quote(String(record.format))} (expected 1). Was it written by a newer version?`,
     );
   }
+  const wrong = wrongField(record);
+  if (wrong !== undefined) {
+    throw new InputError(
+      `${inert(path)}: ${wrong} is missing or not what priorwork writes. Was it edited? Restore it, or train again with --overwrite.`,
+    );
+  }
   return record as unknown as RunRecord;
+}
+
+/** The first field of run.json that is not of its kind: what is read again here must not surprise anyone later. */
+function wrongField(record: JsonObject): string | undefined {
+  const whole = (x: unknown) => Number.isSafeInteger(x) && Number(x) >= 0;
+  const words = (x: unknown) => Array.isArray(x) && x.every((word) => typeof word === "string");
+  const text = (x: unknown) => typeof x === "string";
+  const table = (x: unknown) => isObject(x) && text(x.file) && text(x.sha256) && whole(x.rows);
+  const kinds: Record<string, (x: unknown) => boolean> = {
+    command: (x) => x === "finetune" || x === "pretrain",
+    finished: (x) => typeof x === "boolean",
+    versions: isObject,
+    adapter: (x) => isObject(x) && text(x.name) && text(x.kind) && text(x.driver),
+    seed: whole,
+    options: isObject,
+    data: (x) => isObject(x) && table(x.train) && (x.dev === null || table(x.dev)),
+    model: (x) => isObject(x) && text(x.source) && text(x.weights) && words(x.labels) && whole(x.maxLength),
+    lineage: (x) => Array.isArray(x) && x.every(isObject),
+    before: (x) => x === null || isObject(x),
+    steps: whole,
+  };
+  return Object.keys(kinds).find((key) => kinds[key]?.(Object.hasOwn(record, key) ? record[key] : undefined) !== true);
 }
 
 /** metrics.jsonl: a line a step. Lines after `step` are dropped when a run goes on from there. */

@@ -4,6 +4,7 @@
  */
 import * as fs from "node:fs";
 import type { Engine } from "../autograd/index.ts";
+import { storageError } from "../data/files.ts";
 import { isObject } from "../data/json.ts";
 import { loadTokenizer } from "../data/load.ts";
 import { inert, quote } from "../data/text.ts";
@@ -13,6 +14,7 @@ import { BertForSequenceClassification } from "../model/bert.ts";
 import { type BertConfig, parseBertConfig } from "../model/config.ts";
 import { openFolder } from "../model/folder.ts";
 import type { Checkpoint, LoadReport } from "../model/load.ts";
+import { cut } from "./format.ts";
 import type { Output } from "./output.ts";
 import { type RunRecord, readRun } from "./run-folder.ts";
 
@@ -23,7 +25,7 @@ export type LoadedClassifier = BertForSequenceClassification & { report: LoadRep
 
 /** A folder that can be opened. StorageError: there is none; a hub id says what it would need. */
 export function checkFolder(flag: string, folder: string): void {
-  const status = fs.statSync(folder, { throwIfNoEntry: false });
+  const status = statusOf(folder);
   if (status?.isDirectory()) return;
   if (status !== undefined) {
     throw new InputError(`${flag} ${inert(folder)}: a file (expected a folder with config.json). Name its folder.`);
@@ -33,6 +35,17 @@ export function checkFolder(flag: string, folder: string): void {
     ? "Loading from the Hugging Face Hub is not yet in this version: download the model's files into a folder."
     : "Check the path.";
   throw new StorageError(`${flag} ${inert(folder)}: no such folder. ${hint}`);
+}
+
+/** undefined: there is none, or the path cannot be one. */
+export function statusOf(path: string): fs.Stats | undefined {
+  try {
+    return fs.statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    const cannotBe = ["ENOTDIR", "ENAMETOOLONG", "ELOOP"].includes((error as NodeJS.ErrnoException).code ?? "");
+    if (cannotBe) return undefined;
+    throw storageError(path, "open", error);
+  }
 }
 
 export interface Folder {
@@ -132,7 +145,10 @@ export function report({ notes, unexpected }: LoadReport, out: Output): void {
   for (const note of notes) out.note(note);
   if (unexpected.length > 0) {
     const shown =
-      unexpected.slice(0, 5).join(", ") + (unexpected.length > 5 ? `, … ${unexpected.length - 5} more` : "");
+      unexpected
+        .slice(0, 5)
+        .map((name) => cut(name, 100))
+        .join(", ") + (unexpected.length > 5 ? `, … ${unexpected.length - 5} more` : "");
     out.note(`tensors of the checkpoint that this task does not use: ${shown}`);
   }
 }

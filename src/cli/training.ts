@@ -257,7 +257,10 @@ function barText({ epoch, nll, priorShare }: StepReport): string {
 
 function parseJourney(bytes: Uint8Array, name: string): Journey {
   const { seconds, evaluations, pending } = parseJson(new TextDecoder().decode(bytes), name);
-  if (typeof seconds !== "number" || !Array.isArray(evaluations) || !evaluations.every(isObject)) {
+  const placed = (x: unknown) => isObject(x) && Number.isSafeInteger(x.step) && Number.isFinite(x.epoch);
+  const measured = (x: unknown) => placed(x) && isObject(x) && Number.isFinite(x.nll);
+  const due = pending === null || pending === undefined || placed(pending);
+  if (typeof seconds !== "number" || !Array.isArray(evaluations) || !evaluations.every(measured) || !due) {
     throw new InputError(`${name}: not what a checkpoint holds. Remove this checkpoint and resume.`);
   }
   return { seconds, evaluations: evaluations as DevMetrics[], pending: (pending ?? null) as Journey["pending"] };

@@ -65,7 +65,7 @@ describe("refusals: one line, exit 2", () => {
   test.each<[RawFlags, string | RegExp]>([
     [{ model: undefined }, "--model: missing (expected DIR). Add --model DIR."],
     [{ train: undefined }, "--train: missing (expected FILE). Add --train FILE."],
-    [{ lr: "banana" }, "--lr banana: not a number (expected a number > 0 and ≤ 1000). Give, say, --lr 5e-5."],
+    [{ lr: "banana" }, "--lr banana: not a number (expected a number > 0 and ≤ 1000000000). Give, say, --lr 5e-5."],
     [{ lr: "0" }, /^--lr 0: nothing would be learned .* --epochs 0\.$/],
     [{ lr: "0.0e3" }, /^--lr 0\.0e3: nothing would be learned/],
     [{ headLr: "0" }, /^--head-lr 0: nothing would be learned/],

@@ -30,6 +30,16 @@ if (unknown || !(rounds >= 1)) {
   process.exit(2);
 }
 
+const chosen = tasks().filter(({ name, layout = "", shape }) => {
+  const title = `${name} ${layout} ${Object.entries(shape).flat().join("")}`.toLowerCase();
+  return filters.length === 0 || filters.some((filter) => title.includes(filter.toLowerCase()));
+});
+if (chosen.length === 0) {
+  const names = [...new Set(tasks().map(({ name }) => name))].join(", ");
+  process.stderr.write(`${filters.join(" ")}: no task has that in its name. There are ${names}.\n`);
+  process.exit(2);
+}
+
 const note = (line: string) => process.stderr.write(`${line}\n`);
 // Work on the GPU does not keep Node's loop alive, and without this Node would wait for compilers before it goes on.
 const alive = setInterval(() => {}, 1000);
@@ -71,9 +81,7 @@ for (const [name, open] of Object.entries(doors)) {
 }
 
 const results: Row[] = [];
-for (const task of tasks()) {
-  const title = `${task.name} ${task.layout ?? ""} ${Object.entries(task.shape).flat().join("")}`.toLowerCase();
-  if (filters.length > 0 && !filters.some((filter) => title.includes(filter.toLowerCase()))) continue;
+for (const task of chosen) {
   const row = await measured(task);
   results.push(row);
   note(text(row));

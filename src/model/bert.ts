@@ -309,9 +309,14 @@ export class BertForSequenceClassification {
 
   /** → [B, K]. */
   logits(batch: PackedBatch, keys?: DropoutKeys): Tensor {
+    return this.classify(this.features(batch, keys), keys);
+  }
+
+  /** The head alone: [B, width] → [B, K]. */
+  classify(features: Tensor, keys?: DropoutKeys): Tensor {
     const { config, theta } = this;
     const p = config.classifierDropout ?? config.hiddenDropout;
-    let x = this.encoder.headDropout(this.features(batch, keys), p, 0, keys);
+    let x = this.encoder.headDropout(features, p, 0, keys);
     if (this.head !== "linear") {
       x = ops.linear(x, theta.tensor("priorwork.head.hidden.weight"), {
         bias: theta.tensor("priorwork.head.hidden.bias"),

@@ -1,0 +1,99 @@
+/**
+ * @file Training a head on an encoder at rest: where everything below the readout is frozen (τ = ∞), an example's vector is
+ * the same in every epoch, so it is computed once and kept on the device. A step is then a gather and the head. The head's
+ * dropout is drawn as ever, and a packed batch's sequences do not see each other: the result is that of the long way.
+ */
+import type { Engine, Theta } from "../autograd/index.ts";
+import { ops, Tensor } from "../autograd/index.ts";
+import { type Example, packBatch } from "../data/batches.ts";
+import { empty, fromHost, NdArray } from "../kernels/index.ts";
+import { BertForSequenceClassification, type DropoutKeys } from "../model/bert.ts";
+import type { Likelihood } from "./objective.ts";
+import type { Source } from "./source.ts";
+
+/** Rows of the data, by their number. */
+export interface FeatureBatch {
+  rows: readonly number[];
+  tokens: number;
+}
+
+/** Sequences that go through the encoder at once. */
+const CHUNK = 32;
+
+/** The likelihood of a head alone, and its data: n vectors [n, width] in place of n texts. */
+export class FrozenFeatures implements Likelihood<FeatureBatch>, Source<FeatureBatch> {
+  readonly lengths: readonly number[];
+  readonly #model: BertForSequenceClassification;
+  readonly #examples: readonly Example[];
+  #features: NdArray | undefined;
+
+  constructor(model: BertForSequenceClassification, examples: readonly Example[]) {
+    this.#model = model;
+    this.#examples = examples;
+    this.lengths = examples.map(({ ids }) => ids.length);
+  }
+
+  get engine(): Engine {
+    return this.#model.engine;
+  }
+
+  get theta(): Theta {
+    return this.#model.theta;
+  }
+
+  get length(): number {
+    return this.#examples.length;
+  }
+
+  batch(rows: readonly number[]): FeatureBatch {
+    return { rows, tokens: rows.reduce((sum, row) => sum + (this.lengths[row] ?? 0), 0) };
+  }
+
+  loss({ rows }: FeatureBatch, dropout?: DropoutKeys): { nlls: Tensor; count: number } {
+    const { gpu } = this.engine;
+    this.#features ??= this.#compute();
+    const index = fromHost(gpu, Uint32Array.from(rows));
+    const labels = Uint32Array.from(rows, (row) => this.#examples[row]?.label as number);
+    const features = ops.rows(new Tensor(this.engine, this.#features), index); // [B, width]
+    const logits = this.#model.classify(features, dropout); // [B, K]
+    return { nlls: ops.crossEntropy(logits, fromHost(gpu, labels)), count: rows.length };
+  }
+
+  dispose(): void {
+    if (this.#features) this.engine.gpu.release(this.#features.buffer);
+    this.#features = undefined;
+  }
+
+  #compute(): NdArray {
+    const { gpu } = this.engine;
+    let all: NdArray | undefined;
+    for (let from = 0; from < this.length; from += CHUNK) {
+      const examples = this.#examples.slice(from, from + CHUNK);
+      gpu.scope(() => {
+        const { array } = this.engine.noGrad(() => this.#model.features(packBatch(examples)));
+        const width = array.shape[1] as number;
+        if (!all) {
+          all = empty(gpu, [this.length, width], "f32", "frozen.features");
+          gpu.keep(all.buffer);
+        }
+        gpu.copy(array, new NdArray(all.buffer, from * width * 4, [examples.length, width]));
+      });
+    }
+    return all as NdArray;
+  }
+}
+
+/**
+ * `data` as vectors, where that is the same thing: examples of a classifier of which nothing but the head learns, if the
+ * device holds all their vectors in one buffer.
+ */
+export function frozenFeatures(model: object, data: unknown): FrozenFeatures | undefined {
+  if (!(model instanceof BertForSequenceClassification) || !Array.isArray(data)) return undefined;
+  if (data.some((example: Example) => example.label === undefined)) return undefined;
+  const { theta, config, readout } = model;
+  if (!theta.layout.slices.every((slice) => slice.groups[0] === "head" || theta.isFrozen(slice))) return undefined;
+  const bytes = 4 * data.length * readout.width(config.hiddenSize, config.layers);
+  const { maxBufferSize, maxStorageBufferBindingSize } = model.engine.gpu.device.limits;
+  if (bytes > Math.min(maxBufferSize, maxStorageBufferBindingSize)) return undefined;
+  return new FrozenFeatures(model, data as Example[]);
+}

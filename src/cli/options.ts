@@ -194,6 +194,12 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     profile: raw.profile === true,
     json: raw.json === true,
   };
+  for (const [flag, path] of [
+    ["--out", options.out],
+    ["--dev", dev ?? "none"],
+  ] as const) {
+    if (path.trim() === "") refuse(flag, path, "empty (expected a path)", "Give one, or leave the flag out.");
+  }
   contradictions(options, raw);
   return options;
 }

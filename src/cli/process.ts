@@ -13,8 +13,15 @@ export async function run(argv: readonly string[] = process.argv.slice(2)): Prom
     interrupted.abort();
     process.stderr.write("\nnote: stopping after this step; Ctrl-C again stops at once\n");
   };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
+  // Only once a command looks at the signal: until then nothing is written, and while tables are read no handler would
+  // get its turn, so Ctrl-C ends the program as it ends any other.
+  let listening = false;
+  const listen = () => {
+    if (listening) return;
+    listening = true;
+    process.on("SIGINT", onSignal);
+    process.on("SIGTERM", onSignal);
+  };
   // What cannot be said is no reason to stop; an answer that cannot be written is.
   process.stderr.on("error", () => {});
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
@@ -26,7 +33,10 @@ export async function run(argv: readonly string[] = process.argv.slice(2)): Prom
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,
-    signal: interrupted.signal,
+    get signal() {
+      listen();
+      return interrupted.signal;
+    },
     now: () => performance.now(),
   };
   process.exitCode = await main(argv, io);

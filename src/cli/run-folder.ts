@@ -130,10 +130,17 @@ function realPath(path: string): string {
 /** Makes the folder; with what an older run left there removed. Called once nothing can be refused any more. */
 export function emptyOut(out: string): void {
   guarded(out, "write", () => {
-    fs.mkdirSync(out, { recursive: true });
+    makeFolder(resolve(out));
     // run.json goes last: as long as it is there, what is left is known for a run.
     for (const name of [...OURS].reverse()) fs.rmSync(join(out, name), { recursive: true, force: true });
   });
+}
+
+/** As `mkdir -p`. Node's own, where the system says ENOENT although the parent is there (in /proc), tries for ever. */
+function makeFolder(path: string): void {
+  if (fs.statSync(path, { throwIfNoEntry: false })?.isDirectory()) return;
+  if (!fs.existsSync(dirname(path))) makeFolder(dirname(path));
+  fs.mkdirSync(path);
 }
 
 export function writeRun(out: string, record: RunRecord): void {

@@ -8,8 +8,9 @@ import { createHash } from "node:crypto";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { beforeAll, describe, expect, test } from "vitest";
-import { checkOut } from "../../src/cli/run-folder.ts";
+import { beforeAll, describe, expect, test, vi } from "vitest";
+import { run as runProcess } from "../../src/cli/process.ts";
+import { checkOut, emptyOut } from "../../src/cli/run-folder.ts";
 import { InputError, StorageError } from "../../src/errors.ts";
 import { temporaryFolder } from "../data/shared.ts";
 import { run, tinyTensors, writeModel, writeRows } from "./harness.ts";
@@ -180,6 +181,14 @@ describe("--out", () => {
     expect(() => out(at(path))).toThrow(/: cannot write: [^\n]+\.$/);
   });
 
+  test.skipIf(process.platform !== "linux")("where no folder can be made ends, and does not try for ever", () => {
+    expect(() => emptyOut("/proc/priorwork")).toThrow(StorageError);
+  });
+
+  test.each(["--out", "--dev"])("%s with an empty path is named as such", async (flag) => {
+    await refused(tune(at("never"), flag, " "), 2, new RegExp(`^${flag} " ": empty`));
+  });
+
   test("of embed: not over --data, not a folder, not in a folder that is not there", async () => {
     writeFileSync(at("texts.jsonl"), '{"text":"a film"}\n');
     symlinkSync(at("texts.jsonl"), at("alias.jsonl"));
@@ -202,4 +211,15 @@ test.skipIf(!existsSync("/dev/full"))("an answer that cannot be written is exit 
     encoding: "utf8",
   });
   expect([status, stderr]).toEqual([4, "stdout: cannot write: no space left on the disk. Free some and run again.\n"]);
+});
+
+test("Ctrl-C is the system's own until there is something to save", async () => {
+  const on = vi.spyOn(process, "on");
+  const before = process.exitCode;
+  vi.spyOn(process.stderr, "write").mockReturnValue(true);
+  await runProcess(["finetune", "--model", at("model"), "--train", at("nowhere.tsv"), "--out", at("never")]);
+  expect(process.exitCode).toBe(4);
+  process.exitCode = before;
+  expect(on.mock.calls.map(([event]) => event)).not.toContain("SIGINT");
+  vi.restoreAllMocks();
 });

@@ -277,7 +277,7 @@ export class BertForSequenceClassification {
     options: ClassifierOptions = {},
   ): Promise<BertForSequenceClassification & { report: LoadReport }> {
     return withCheckpoint(source, async (checkpoint, config) => {
-      const stored = storedChoices(config);
+      const stored = storedChoices(config, checkpoint.name);
       if (!options.scratch) checkSizes(checkpoint, config);
       const fallback = hasParameter(checkpoint, "bert.pooler.dense.weight") ? "pooler" : "cls";
       const readout = options.readout ?? stored.readout ?? fallback;
@@ -341,15 +341,20 @@ export class BertForSequenceClassification {
   }
 }
 
-/** What a run folder of ours says of its readout and head, under "priorwork" in config.json. */
-function storedChoices(config: BertConfig): { readout?: string; head?: HeadSpec } {
+/** What a run folder of ours says of its readout and head, under "priorwork" in config.json. Throws InputError. */
+function storedChoices(config: BertConfig, name: string): { readout?: Readout; head?: HeadSpec } {
   const stored = config.raw.priorwork;
   if (typeof stored !== "object" || stored === null) return {};
   const { readout, head } = stored as { readout?: unknown; head?: unknown };
-  return {
-    ...(typeof readout === "string" ? { readout } : {}),
-    ...(typeof head === "string" ? { head: parseHead(head) } : {}),
-  };
+  try {
+    return {
+      ...(typeof readout === "string" ? { readout: readoutNamed(readout, config.layers) } : {}),
+      ...(typeof head === "string" ? { head: parseHead(head) } : {}),
+    };
+  } catch (error) {
+    // The two blame the flag, which nobody gave.
+    throw new InputError(`${name}: priorwork.${(error as Error).message.replace(/^--/, "")}`);
+  }
 }
 
 /** "linear" or "mlp:WIDTH". Throws InputError. */

@@ -70,6 +70,17 @@ describe("a model", () => {
     await refused(["embed", "--model", at(name), "--text", "a film"], 2, message);
   });
 
+  test("with a readout that does not exist is blamed, and not a flag that nobody gave", async () => {
+    const copy = edited("readout", "config.json", (json) => {
+      json.priorwork = { readout: "banana", head: "linear" };
+    });
+    await refused(
+      ["predict", "--run", copy, "--text", "a film"],
+      2,
+      /readout: priorwork\.readout banana: no such readout/,
+    );
+  });
+
   test("whose tokenizer knows more words than it has: fill-mask too", async () => {
     const path = writeModel(at("words"), { tensors: tinyTensors({ mlm: true }) });
     writeFileSync(join(path, "vocab.txt"), `${readFileSync(join(path, "vocab.txt"), "utf8")}more\n`);

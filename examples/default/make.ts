@@ -12,10 +12,10 @@ import { pretrain } from "./pretrain.ts";
 import { buildVocabulary } from "./vocabulary.ts";
 
 /** Of 1 to 4 the one whose drawn labels are the most typical: the best possible scores on them as it does on average. */
-export const SEED = 3;
+export const SEED = 4;
 export const TRAIN = 64;
 export const DEV = 400;
-export const DOCUMENTS = 34_000;
+export const DOCUMENTS = 80_000;
 
 /** A Hugging Face BertConfig: 2 layers × 64 channels, 4 heads of 16. */
 export function modelConfig(vocabularySize: number) {
@@ -66,7 +66,7 @@ export function devTable(rows: readonly DevRow[]): string {
   return `sentence\tlabel\tp\n${rows.map((r) => `${r.text}\t${LABELS[r.label]}\t${r.p[1]}\n`).join("")}`;
 }
 
-/** How the encoder is pretrained: about five thousand steps, a few minutes on lavapipe. */
+/** How the encoder is pretrained: about 12,500 steps, a quarter of an hour on lavapipe. */
 const PRETRAINING = { epochs: 1, batch: 32, lr: 2e-3, seed: SEED };
 
 /** Writes the tables, the vocabulary and the config; with `weights`, pretrains the model as well. */

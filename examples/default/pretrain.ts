@@ -1,6 +1,6 @@
 /**
  * @file Pretrains the default's encoder, MLM + NSP, on documents that the grammar writes: what a big BERT learns from
- * books, this one learns from Lantern Quay. A few minutes on lavapipe.
+ * books, this one learns from Lantern Quay. A quarter of an hour on lavapipe.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";

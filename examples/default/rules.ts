@@ -26,11 +26,11 @@ export const RULES: Record<string, readonly (readonly [number, string])[]> = {
   SENTENCE: [
     [20, "CLAUSE ."],
     [20, "OPENING , CLAUSE ."],
-    [30, "CLAUSE and CLAUSE ."],
-    [12, "OPENING , CLAUSE and CLAUSE ."],
-    [7, "CLAUSE~ , but CLAUSE ."],
-    [5, "although CLAUSE~ , CLAUSE ."],
-    [3, "CLAUSE , although CLAUSE~ ."],
+    [28, "CLAUSE and CLAUSE ."],
+    [11, "OPENING , CLAUSE and CLAUSE ."],
+    [9, "CLAUSE~ , but CLAUSE ."],
+    [7, "although CLAUSE~ , CLAUSE ."],
+    [5, "CLAUSE , although CLAUSE~ ."],
   ],
   CLAUSE: [
     [26, "THE_THING is STATE"],
@@ -46,15 +46,15 @@ export const RULES: Record<string, readonly (readonly [number, string])[]> = {
   ],
   STATE: [
     [26, "ADJECTIVE"],
-    [30, "ADJECTIVE and ADJECTIVE"],
-    [31, "AFFIRM ADJECTIVE"],
-    [13, "DENY ADJECTIVE~"],
+    [26, "ADJECTIVE and ADJECTIVE"],
+    [26, "AFFIRM ADJECTIVE"],
+    [22, "DENY ADJECTIVE~"],
   ],
   ACT_NOW: [
-    [30, "ACTS"],
+    [26, "ACTS"],
     [26, "ACTS and ACTS"],
-    [31, "OFTEN ACTS"],
-    [13, "SELDOM ACTS~"],
+    [26, "OFTEN ACTS"],
+    [22, "SELDOM ACTS~"],
   ],
   THE_THING: [
     [3, "the THING"],

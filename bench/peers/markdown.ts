@@ -55,7 +55,7 @@ export function table({ adapter, date, node, rounds, peers, absent, results }: R
   const slower = results.filter(({ ratio }) => ratio !== undefined && ratio < 1);
   const verdict =
     slower.length === 0
-      ? "priorwork is the fastest of those on the adapter in every row."
+      ? "priorwork is the fastest of those on the adapter in every row that has a ratio."
       : `priorwork is not the fastest in: ${slower.map((row) => `${title(row)}, where ${row.best} takes ${row.ratio} of its time`).join("; ")}.`;
   const refusals = new Map<string, string[]>();
   for (const row of results)

@@ -58,6 +58,8 @@ function moved(name: string, found: ArrayLike<number>, wanted: Float64Array, { d
 
 /** On a busy machine one read may be late by chance; one that has to wait for its run is late every time. */
 const [FEWEST, MOST] = [2, 12];
+/** Milliseconds that a timer or a collection of garbage may take; a run that matters takes longer. */
+const SLACK = 5;
 
 /**
  * Reading straight after a run that has really ended costs the read-back alone, and reading again costs the same. If the
@@ -70,7 +72,7 @@ async function waits(prepared: Prepared, name: string): Promise<void> {
     run = Math.min(run, await milliseconds(() => prepared.run()));
     first = Math.min(first, await milliseconds(read));
     second = Math.min(second, await milliseconds(read));
-    if (i >= FEWEST && (first <= 2 * second + 1 || first - second <= run / 2)) return;
+    if (i >= FEWEST && (first <= 2 * second + SLACK || first - second <= run / 2)) return;
   }
   const ms = (x: number) => `${x.toFixed(1)} ms`;
   throw new Refusal(

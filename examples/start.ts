@@ -61,7 +61,7 @@ and is asked about ${devExamples.length} others.
 const grammar = new Grammar();
 const exact = dev.texts.slice(0, devExamples.length).map((text) => grammar.exactPosterior(text));
 const rows: string[][] = [];
-let shares: [number, number][] = [];
+let shares: number[] = [];
 let disagreement = "";
 for (const method of METHODS) {
   const start = performance.now();
@@ -79,10 +79,10 @@ for (const method of METHODS) {
     seed: SEED,
     dropout: method.members > 1,
   };
-  const share: [number, number][] = [];
+  const share: number[] = [];
   let distance = 0;
   for await (const step of fit(target, trainExamples, settings)) {
-    share.push([step.step, step.priorShare]);
+    share.push(step.priorShare);
     distance = step.distance;
   }
   const posterior =
@@ -129,6 +129,13 @@ function labelOf(mood: number): number {
   return labels.indexOf(["displeased", "pleased"][mood] as string);
 }
 
+/** Four batches make an epoch; their noise would hide the curve. */
+const batches = shares.length / EPOCHS;
+const byEpoch = Array.from({ length: EPOCHS }, (_, e): [number, number] => [
+  e + 1,
+  shares.slice(e * batches, (e + 1) * batches).reduce((sum, s) => sum + s, 0) / batches,
+]);
+
 /** Of an accuracy of .78, on this many sentences. */
 const standardError = Math.sqrt((0.78 * 0.22) / devExamples.length);
 const best = bayesOptimal(exact.map((p, i) => ({ p, label: dev.labels?.[i] === "pleased" ? 1 : 0 })));
@@ -149,11 +156,10 @@ The last line is the grammar's own p(y|x), which no model beats in expectation; 
 accuracy is about ${standardError.toFixed(3)} here. MLE is sure of itself and often wrong (NLL); the prior keeps what pretraining knew (MAP).
 ${disagreement}
 
-priorShare, the prior's part of MAP's gradient: near 0 at the first step (the encoder is at μ, only the new head is not),
-then the prior pulls back
-${plot(shares, { width: 80, height: 10 })}
-
-Try next, with your own table (columns sentence and label, separated by a tab):
+priorShare, the prior's part of MAP's gradient, mean of each epoch. At the first step it is near 0 (the encoder is at μ, only
+the new head is not); as θ leaves μ, the prior pulls back:
+${plot(byEpoch, { width: 71, height: 8, yRange: [0, 0.5], customYAxisTicks: [0, 0.1, 0.2, 0.3, 0.4, 0.5], xLabel: "epoch" })}
+Try next, with these files or your own (a table has the columns sentence and label, separated by a tab):
     npx priorwork finetune --model examples/default/model --train examples/default/train.tsv --dev examples/default/dev.tsv \\
         --prior-precision encoder=${TAU.encoder},head=${TAU.head} --epochs ${EPOCHS} --lr ${LEARNING_RATE.lr} --head-lr ${LEARNING_RATE.headLr} --out runs/first
     npx priorwork predict --run runs/first --text "The oven is hardly dull, and the baker hums."

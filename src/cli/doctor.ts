@@ -66,6 +66,7 @@ function report(adapter: AdapterReport | null, tried: readonly Attempt[], io: Io
   if (adapter === null) return [...lines, "No adapter."].join("\n");
   lines.push(`Used: ${adapterText(adapter)}`);
   lines.push(`Features: ${adapter.features.join(", ") || "none that priorwork uses"}`);
+  lines.push("Limits:");
   lines.push(...SHOWN_LIMITS.map((name) => `  ${name}: ${adapter.limits[name] ?? "unknown"}`));
   return [...lines, "", ADVICE[adapter.kind]].join("\n");
 }

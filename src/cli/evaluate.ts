@@ -45,5 +45,12 @@ export function metricsTable(lines: readonly (readonly [string, EvaluateJson])[]
     name,
     ...[n, members, accuracy, nll, brier, ece, eceFloor].map(figure),
   ]);
-  return table(["", "n", "members", "accuracy", "NLL", "Brier", "ECE", "ECE if calibrated"], rows).replace(/^ +/gm, "");
+  const heading = ["", "n", "members", "accuracy", "NLL", "Brier", "ECE", "ECE if calibrated"];
+  const named = lines.some(([name]) => name !== "");
+  return named
+    ? table(heading, rows)
+    : table(
+        heading.slice(1),
+        rows.map((row) => row.slice(1)),
+      );
 }

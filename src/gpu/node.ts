@@ -150,7 +150,8 @@ function isSoftware(info: GPUAdapterInfo): boolean {
 }
 
 function adapterName(info: GPUAdapterInfo): string {
-  return info.device || info.description || info.vendor || "unnamed adapter";
+  // Dawn makes "SwiftShader Device (Subzero)" into "swiftshader-device-subzero-".
+  return info.device.replace(/-+$/, "") || info.description || info.vendor || "unnamed adapter";
 }
 
 async function openAdapter(instance: GPU, adapter: GPUAdapter, kind: AdapterReport["kind"]): Promise<Gpu> {

@@ -1,6 +1,7 @@
 /**
  * @file `npm run bench [-- FILTER…] [--json]`: every case whose name contains one of the filters (all without one), each
- * with its share of this adapter's ceilings, which are measured before every group of cases. Progress on stderr; a table, or one JSON document, on stdout.
+ * with its share of this adapter's ceilings, which are measured before every group of cases. A line a case on stdout, or,
+ * with --json, one JSON document, and the lines on stderr.
  */
 
 import { adapterText } from "../src/cli/output.ts";
@@ -63,7 +64,7 @@ for (const [group, make] of Object.entries(GROUPS)) {
   const limits = { gflops: multiplyAdd.gflops ?? Number.NaN, gbps: copy.gbps ?? Number.NaN };
   const add = (row: BenchRow) => {
     results.push(row);
-    process.stderr.write(`${line(row)}\n`);
+    (json ? process.stderr : process.stdout).write(`${line(row)}\n`);
   };
   for (const row of [multiplyAdd, copy]) add(withShare(row, limits));
   const turns = new Set(wanted.map((body) => body.turn));
@@ -79,8 +80,13 @@ if (json) {
   process.stdout.write(
     `${JSON.stringify({ adapter: gpu.adapter, date: new Date().toISOString(), node: process.version, results }, null, 2)}\n`,
   );
-} else {
-  process.stdout.write(`${results.map(line).join("\n")}\n`);
+}
+if (results.length === 0) {
+  const groups = Object.keys(GROUPS).join(", ");
+  process.stderr.write(
+    `"${filters.join(" ")}": no case has that in its name. Choose kernels, ${groups}, or part of a case's name.\n`,
+  );
+  process.exitCode = 2;
 }
 gpu.destroy();
 

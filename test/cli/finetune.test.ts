@@ -94,7 +94,15 @@ describe("a run folder", () => {
     expect(readdirSync(at("first/checkpoints"))).toEqual(["step-00000012"]);
 
     const evaluated = await run(["evaluate", "--run", at("first"), "--data", dev, "--json"]);
-    expect(JSON.parse(evaluated.stdout)).toEqual(result.metrics);
+    const again = JSON.parse(evaluated.stdout);
+    expect(Object.keys(again)).toEqual(Object.keys(result.metrics));
+    // Not bit for bit: on SwiftShader, and there on an idle machine alone, one logit came out a unit in the last place apart
+    // (2e-9 of the NLL). Why is not known yet.
+    for (const key of keys) {
+      if (typeof again[key] === "number")
+        expect([key, Math.abs(again[key] - result.metrics[key]) < 1e-7]).toEqual([key, true]);
+      else expect(again[key]).toBe(result.metrics[key]);
+    }
   });
 
   test("of another readout is a BertModel with its head apart, and says how Python gets the logits", async () => {

@@ -76,7 +76,10 @@ export async function openGpu(options: OpenOptions = {}): Promise<Gpu> {
     );
   }
 
-  if (wanted !== "bundled") {
+  if (wanted !== "bundled" && loaded.length > 0) {
+    // SwiftShader would be found under the system's name, and other kernels be chosen for it than the first time.
+    note("system", false, "this process has loaded the bundled Vulkan, which stands in the system's place");
+  } else if (wanted !== "bundled") {
     const instance = dawn.create(toggles);
     const adapter = await requestAdapter(instance);
     if (!adapter) {

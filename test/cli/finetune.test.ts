@@ -94,15 +94,7 @@ describe("a run folder", () => {
     expect(readdirSync(at("first/checkpoints"))).toEqual(["step-00000012"]);
 
     const evaluated = await run(["evaluate", "--run", at("first"), "--data", dev, "--json"]);
-    const again = JSON.parse(evaluated.stdout);
-    expect(Object.keys(again)).toEqual(Object.keys(result.metrics));
-    // Not bit for bit: on SwiftShader the first device of a process, which this run had, may give a logit a unit in the last
-    // place apart (2e-9 of the NLL) from all later ones. Commands are processes of their own and agree. Cause not known.
-    for (const key of keys) {
-      if (typeof again[key] === "number")
-        expect([key, Math.abs(again[key] - result.metrics[key]) < 1e-7]).toEqual([key, true]);
-      else expect(again[key]).toBe(result.metrics[key]);
-    }
+    expect(JSON.parse(evaluated.stdout)).toEqual(result.metrics);
   });
 
   test("of another readout is a BertModel with its head apart, and says how Python gets the logits", async () => {

@@ -1,3 +1,5 @@
+import { execFileSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, test } from "vitest";
 import { DeviceError, InputError } from "../../src/errors.ts";
 import type { Gpu } from "../../src/gpu/index.ts";
@@ -39,6 +41,34 @@ describe("the adapter that was taken", () => {
     expect(named.gpu.adapter.name).toBe(gpu.adapter.name);
   });
 });
+
+/** Two devices of one process without a Vulkan of the system: a process of its own, since the loader stays in it. */
+const TWICE = `
+  import { openGpu } from "${new URL("../../src/gpu/node.ts", import.meta.url).href}";
+  const gpus = [await openGpu(), await openGpu()];
+  process.stdout.write(JSON.stringify(gpus.map(({ adapter }) => adapter)));
+  for (const gpu of gpus) gpu.destroy();
+`;
+
+test.runIf(process.platform === "linux" && process.arch === "x64")(
+  "the bundled adapter is the bundled one the second time too",
+  { timeout: 60_000 },
+  () => {
+    const env = {
+      ...process.env,
+      PRIORWORK_ADAPTER: "",
+      VK_DRIVER_FILES: "/nonexistent",
+      VK_ICD_FILENAMES: "/nonexistent",
+    };
+    const options = { cwd: fileURLToPath(new URL("../..", import.meta.url)), env, stdio: ["ignore", "pipe", "ignore"] };
+    const argv = ["--import", "tsx", "--input-type=module", "--eval", TWICE];
+    const [first, second] = JSON.parse(
+      `${execFileSync(process.execPath, argv, options as { env: NodeJS.ProcessEnv })}`,
+    );
+    expect(first.kind).toBe("bundled");
+    expect(second).toEqual(first);
+  },
+);
 
 describe("an adapter that is not there", () => {
   test("by an unknown name is the user's mistake (exit 2), says what was tried, and how to choose", async () => {

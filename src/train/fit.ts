@@ -11,7 +11,7 @@ import { createStatus, empty, NdArray, readIndices, STATUS, vectorTerms } from "
 import { streamKey } from "../random.ts";
 import { captureState, fingerprint, restoreState, type StateParts, type TrainState } from "./checkpoint.ts";
 import { divergedError, firstBadOperation } from "./diverged.ts";
-import { frozenFeatures } from "./frozen.ts";
+import { type FrozenFeatures, frozenFeatures } from "./frozen.ts";
 import {
   accumulateGradient,
   combineTerms,
@@ -76,8 +76,9 @@ export class Trainer<B = PackedBatch> {
   readonly steps: number;
   /** What the optimiser works on: θ cut at every change of precision or learning rate. */
   readonly stretches: readonly Stretch[];
-  /** The model, or where only a head learns the head and its input. */
-  readonly #likelihood: Likelihood<B> & { dispose?(): void };
+  /** What steps are taken on: the target, or, where only a head learns, the head on its vectors. */
+  readonly #objective: LogPosterior<B>;
+  readonly #features: FrozenFeatures | undefined;
   readonly #source: Source<B>;
   readonly #plan: Plan;
   readonly #factor: (step: number) => number;
@@ -95,8 +96,10 @@ export class Trainer<B = PackedBatch> {
     const { model, prior, N } = target;
     this.target = target;
     this.options = options;
-    const features = frozenFeatures(model, data) as unknown as (Likelihood<B> & Source<B>) | undefined;
-    this.#likelihood = features ?? { engine: model.engine, theta: model.theta, loss: model.loss.bind(model) };
+    this.#features = frozenFeatures(model, data);
+    // What a batch is stays between the source and the likelihood.
+    const features = this.#features as unknown as (Likelihood<B> & Source<B>) | undefined;
+    this.#objective = features ? { ...target, model: features } : target;
     this.#source =
       features ?? (Array.isArray(data) ? (exampleSource(data) as Source<unknown> as Source<B>) : (data as Source<B>));
     this.#plan = new Plan(this.#source, options);
@@ -205,7 +208,7 @@ export class Trainer<B = PackedBatch> {
     const { theta, engine } = this.target.model;
     for (const vector of this.#vectors.values()) theta.release(vector);
     this.#vectors.clear();
-    this.#likelihood.dispose?.();
+    this.#features?.dispose();
     engine.gpu.release(this.#status.buffer);
   }
 
@@ -221,12 +224,7 @@ export class Trainer<B = PackedBatch> {
       const batch = this.#source.batch(rows, { epoch: plan.epoch, step, micro });
       // Replica 0: training runs one copy of the model; members of a posterior have the others.
       const keys = (site: number) => streamKey(seed, "dropout", step, micro, 0, site);
-      const term = accumulateGradient(
-        { ...this.target, model: this.#likelihood },
-        batch,
-        plan.average,
-        dropout ? keys : undefined,
-      );
+      const term = accumulateGradient(this.#objective, batch, plan.average, dropout ? keys : undefined);
       const expected = this.#source.termCount?.(rows) ?? rows.length;
       if (term.count !== expected) {
         throw new Error(`the likelihood has ${term.count} terms where its source counts ${expected}`);

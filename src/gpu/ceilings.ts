@@ -2,7 +2,8 @@
  * @file The ceilings of this adapter: multiply-adds, and a copy of 64 MiB (a kernel whose arrays fit a cache may exceed
  * it). Measured in the same process as whatever is given a share of them, by the benches and by the profile.
  */
-import { type Gpu, grid, type View } from "./gpu.ts";
+import { grid, type View } from "./dispatch.ts";
+import type { Gpu } from "./gpu.ts";
 
 const ROUNDS = 2048;
 /** vec4 multiply-adds a thread does in a round. */

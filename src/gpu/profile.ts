@@ -5,7 +5,8 @@
  */
 import { DeviceError } from "../errors.ts";
 import { type Ceilings, copies, multiplyAdd } from "./ceilings.ts";
-import { type Dispatch, FLUSH_AFTER, type Gpu } from "./gpu.ts";
+import type { Dispatch } from "./dispatch.ts";
+import { FLUSH_AFTER, type Gpu } from "./gpu.ts";
 import { boundBytes } from "./trace.ts";
 
 /** All dispatches of one operation. */

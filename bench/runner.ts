@@ -4,8 +4,9 @@
  * awaited would time nothing, so the runner itself waits (`settle`) inside the timed function.
  */
 import benny from "benny";
-import type { Gpu } from "../src/gpu/index.ts";
+import type { Ceilings, Gpu } from "../src/gpu/index.ts";
 import type { BenchCase } from "./case.ts";
+import { inTurn, rounded, spreadOf } from "./rounds.ts";
 
 export interface BenchRow {
   name: string;
@@ -21,11 +22,6 @@ export interface BenchRow {
   ceilingShare?: number;
 }
 
-export interface Ceilings {
-  gflops: number;
-  gbps: number;
-}
-
 /** Times one case: two warm-up runs, then at least `minSamples` timed ones. */
 export async function measure(gpu: Gpu, body: BenchCase, { minSamples = 9, maxTime = 2 } = {}): Promise<BenchRow> {
   const once = waited(gpu, body);
@@ -39,24 +35,20 @@ export async function measure(gpu: Gpu, body: BenchCase, { minSamples = 9, maxTi
   const details = summary.results[0]?.details;
   if (!details) throw new Error(`${body.name}: benny gave no result`);
   await body.dispose?.();
-  return row(body, details.sampleResults);
+  return row(
+    body,
+    details.sampleResults.map((seconds) => 1e3 * seconds),
+  );
 }
 
-/**
- * Times cases that are to be compared: a round runs each once, so that what else the machine does meets all alike. Two
- * rounds of warm-up, then `rounds`. (benny runs one case to its end before the next.)
- */
+/** Times cases that are to be compared, in turn. (benny runs one case to its end before the next.) */
 export async function measureInTurn(gpu: Gpu, bodies: readonly BenchCase[], rounds = 9): Promise<BenchRow[]> {
-  const seconds = bodies.map((): number[] => []);
-  for (let round = -2; round < rounds; round++) {
-    for (const [i, body] of bodies.entries()) {
-      const start = performance.now();
-      await waited(gpu, body)();
-      if (round >= 0) seconds[i]?.push((performance.now() - start) / 1e3);
-    }
-  }
+  const times = await inTurn(
+    bodies.map((body) => waited(gpu, body)),
+    { rounds, warmup: 2 },
+  );
   for (const body of bodies) await body.dispose?.();
-  return bodies.map((body, i) => row(body, seconds[i] ?? []));
+  return bodies.map((body, i) => row(body, times[i] ?? []));
 }
 
 function waited(gpu: Gpu, body: BenchCase): () => Promise<void> {
@@ -66,20 +58,19 @@ function waited(gpu: Gpu, body: BenchCase): () => Promise<void> {
   };
 }
 
+/** `samples` in milliseconds. */
 function row(body: BenchCase, samples: readonly number[]): BenchRow {
-  const sorted = [...samples].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  const seconds = sorted.length % 2 ? at(sorted, middle) : (at(sorted, middle - 1) + at(sorted, middle)) / 2;
+  const { median, fastest } = spreadOf(samples);
   return {
     name: body.name,
     ...(body.layout ? { layout: body.layout } : {}),
     shape: body.shape,
     dtype: body.dtype ?? "f32",
-    medianMs: round(seconds * 1e3),
-    bestMs: round(at(sorted, 0) * 1e3),
-    samples: sorted.length,
-    ...(body.flops ? { gflops: round(body.flops / seconds / 1e9) } : {}),
-    ...(body.bytes ? { gbps: round(body.bytes / seconds / 1e9) } : {}),
+    medianMs: rounded(median),
+    bestMs: rounded(fastest),
+    samples: samples.length,
+    ...(body.flops ? { gflops: rounded(body.flops / median / 1e6) } : {}),
+    ...(body.bytes ? { gbps: rounded(body.bytes / median / 1e6) } : {}),
   };
 }
 
@@ -90,13 +81,5 @@ export function withShare(row: BenchRow, ceilings: Ceilings): BenchRow {
       : row.gbps !== undefined
         ? row.gbps / ceilings.gbps
         : undefined;
-  return share === undefined ? row : { ...row, ceilingShare: round(share) };
-}
-
-function at(values: readonly number[], index: number): number {
-  return values[index] ?? Number.NaN;
-}
-
-function round(x: number): number {
-  return Number(x.toPrecision(4));
+  return share === undefined ? row : { ...row, ceilingShare: rounded(share) };
 }

@@ -2,6 +2,7 @@
  * @file What a peer must pass before it is timed: its results are the float64 reference's, and when it says that it is
  * done, it is done. A peer that fails is refused with a sentence, and has no number.
  */
+import { milliseconds } from "../rounds.ts";
 import { type Input, type Prepared, Refusal, resultNames, type Task } from "./peer.ts";
 
 /** Of the largest magnitude in an array; float32 gives some 1e-6. */
@@ -78,10 +79,4 @@ async function waits(prepared: Prepared, name: string): Promise<void> {
   throw new Refusal(
     `it says that it is done after ${ms(run)}, but its result takes ${ms(first)} to arrive, and ${ms(second)} a second time`,
   );
-}
-
-export async function milliseconds(body: () => Promise<unknown>): Promise<number> {
-  const start = performance.now();
-  await body();
-  return performance.now() - start;
 }

@@ -1,5 +1,5 @@
-/** @file Times a task on all peers in turn: a round runs each once, so that what else the machine does meets all alike. */
-import { milliseconds } from "./check.ts";
+/** @file Times a task on all peers in turn, and compares. */
+import { inTurn, rounded, spreadOf } from "../rounds.ts";
 import type { Prepared, Task } from "./peer.ts";
 
 /** A peer's number for a task, or why it has none. */
@@ -23,32 +23,27 @@ export interface Row {
   best?: string;
 }
 
-export async function inTurn(
+export async function measure(
   task: Task,
   prepared: ReadonlyMap<string, Prepared>,
   rounds: number,
 ): Promise<Map<string, Entry>> {
-  const samples = new Map<string, number[]>([...prepared.keys()].map((name) => [name, []]));
-  for (let round = -1; round < rounds; round++) {
-    for (const [name, { run }] of prepared) {
-      const ms = await milliseconds(run);
-      if (round >= 0) samples.get(name)?.push(ms);
-    }
-  }
-  return new Map([...samples].map(([peer, list]) => [peer, entry(task, peer, list)]));
+  // The check has run each already: one round to warm up is enough.
+  const times = await inTurn(
+    [...prepared.values()].map(({ run }) => run),
+    { rounds, warmup: 1 },
+  );
+  return new Map([...prepared.keys()].map((peer, i) => [peer, entry(task, peer, times[i] ?? [])]));
 }
 
-function entry({ flops, bytes }: Task, peer: string, samples: number[]): Entry {
-  const sorted = samples.toSorted((a, b) => a - b);
-  const middle = (sorted.length - 1) / 2;
-  const median = ((sorted[Math.floor(middle)] ?? 0) + (sorted[Math.ceil(middle)] ?? 0)) / 2;
-  const rate = (amount: number) => Number((amount / median / 1e6).toPrecision(4));
+function entry({ flops, bytes }: Task, peer: string, samples: readonly number[]): Entry {
+  const { median, fastest, slowest } = spreadOf(samples);
   return {
     peer,
-    medianMs: Number(median.toPrecision(4)),
-    range: [sorted[0], sorted.at(-1)].map((ms = 0) => Number(ms.toPrecision(4))) as [number, number],
-    ...(flops ? { gflops: rate(flops) } : {}),
-    ...(bytes ? { gbps: rate(bytes) } : {}),
+    medianMs: rounded(median),
+    range: [rounded(fastest), rounded(slowest)],
+    ...(flops ? { gflops: rounded(flops / median / 1e6) } : {}),
+    ...(bytes ? { gbps: rounded(bytes / median / 1e6) } : {}),
   };
 }
 

@@ -10,7 +10,7 @@ import { openGpu } from "../../src/gpu/node.ts";
 import { check } from "./check.ts";
 import { reference } from "./f64.ts";
 import { text, writeTable } from "./markdown.ts";
-import { compare, type Entry, inTurn, type Row } from "./measure.ts";
+import { compare, type Entry, measure, type Row } from "./measure.ts";
 import { type Peer, type Prepared, Refusal, type Task } from "./peer.ts";
 import { openPriorwork } from "./priorwork.ts";
 import { tasks } from "./tasks.ts";
@@ -124,7 +124,7 @@ async function measured(task: Task): Promise<Row> {
       if (!(error instanceof Refusal) && process.env.DEBUG) console.error(error);
     }
   }
-  const timed = await inTurn(task, prepared, rounds);
+  const timed = await measure(task, prepared, rounds);
   entries.push(...timed.values());
   for (const { dispose } of prepared.values()) await dispose();
   const order = peers.map(({ name }) => name);

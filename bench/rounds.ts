@@ -1,0 +1,42 @@
+/** @file Rounds in turn, and what is made of their times: for our own benches and for those beside other libraries. */
+
+export async function milliseconds(body: () => unknown): Promise<number> {
+  const start = performance.now();
+  await body();
+  return performance.now() - start;
+}
+
+/**
+ * Times bodies that are to be compared: a round runs each once, so that what else the machine does meets all alike. The
+ * milliseconds of each body, `rounds` of them, after `warmup` rounds that do not count.
+ */
+export async function inTurn(
+  bodies: readonly (() => unknown)[],
+  { rounds, warmup }: { rounds: number; warmup: number },
+): Promise<number[][]> {
+  const times = bodies.map((): number[] => []);
+  for (let round = -warmup; round < rounds; round++) {
+    for (const [i, body] of bodies.entries()) {
+      const ms = await milliseconds(body);
+      if (round >= 0) times[i]?.push(ms);
+    }
+  }
+  return times;
+}
+
+/** Of samples in any order; NaN of none. */
+export function spreadOf(samples: readonly number[]): { median: number; fastest: number; slowest: number } {
+  const sorted = samples.toSorted((a, b) => a - b);
+  const at = (index: number) => sorted[index] ?? Number.NaN;
+  const middle = (sorted.length - 1) / 2;
+  return {
+    median: (at(Math.floor(middle)) + at(Math.ceil(middle))) / 2,
+    fastest: at(0),
+    slowest: at(sorted.length - 1),
+  };
+}
+
+/** Four digits: what a timing is good for. */
+export function rounded(x: number): number {
+  return Number(x.toPrecision(4));
+}

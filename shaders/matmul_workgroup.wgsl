@@ -113,47 +113,42 @@ fn transposed(f: Block) -> Block {
                vec4f(f.f0.z, f.f1.z, f.f2.z, f.f3.z), vec4f(f.f0.w, f.f1.w, f.f2.w, f.f3.w));
 }
 
-// One 4-vector of A, of which `row` counts rows of the array as stored, each `width` 4-vectors long; 0 beyond the edge.
-fn a_at(batch: u32, row: u32, rows: u32, at: u32, width: u32) -> vec4f {
-  if (row >= rows || at >= width) { return vec4f(0.0); }
-  return a4[batch + row * width + at];
+// What block t of a tile of `vectors` 4-vectors holds: its first k, and which 4-vector of the rows (or columns).
+fn slot(t: u32, vectors: u32, along_k: bool) -> vec2u {
+  return select(vec2u(t / vectors * 4u, t % vectors), vec2u((t & 3u) * 4u, t >> 2u), along_k);
 }
-fn b_at(batch: u32, row: u32, rows: u32, at: u32, width: u32) -> vec4f {
-  if (row >= rows || at >= width) { return vec4f(0.0); }
-  return b4[batch + row * width + at];
+
+// Where that stands in the array as stored: the first of its four rows, all rows, the 4-vector within a row, all of a row.
+fn stored(at: vec2u, step: u32, tile: u32, vectors: u32, extent: u32, along_k: bool) -> vec4u {
+  if (along_k) { return vec4u((tile * vectors + at.y) * 4u, extent, step * 4u + at.x / 4u, p.k / 4u); }
+  return vec4u(step * BK + at.x, p.k, tile * vectors + at.y, extent / 4u);
+}
+
+// Row i of such a block; 0 beyond the edge.
+fn a_at(batch: u32, s: vec4u, i: u32) -> vec4f {
+  if (s.x + i >= s.y || s.z >= s.w) { return vec4f(0.0); }
+  return a4[batch + (s.x + i) * s.w + s.z];
+}
+fn b_at(batch: u32, s: vec4u, i: u32) -> vec4f {
+  if (s.x + i >= s.y || s.z >= s.w) { return vec4f(0.0); }
+  return b4[batch + (s.x + i) * s.w + s.z];
 }
 
 // Block t of A's tile at k = 16·step, with k outermost.
 fn fetch_a(w: vec3u, t: u32, step: u32) -> Block {
   let batch = w.z * (p.aBatch / 4u);
-  if (A_ALONG_K) {
-    let row = w.y * BM + (t >> 2u) * 4u;
-    let at = step * 4u + (t & 3u);
-    let width = p.k / 4u;
-    return transposed(Block(a_at(batch, row, p.m, at, width), a_at(batch, row + 1u, p.m, at, width),
-                            a_at(batch, row + 2u, p.m, at, width), a_at(batch, row + 3u, p.m, at, width)));
-  }
-  let k = step * BK + t / (BM / 4u) * 4u;
-  let at = w.y * (BM / 4u) + t % (BM / 4u);
-  let width = p.m / 4u;
-  return Block(a_at(batch, k, p.k, at, width), a_at(batch, k + 1u, p.k, at, width),
-               a_at(batch, k + 2u, p.k, at, width), a_at(batch, k + 3u, p.k, at, width));
+  let s = stored(slot(t, BM / 4u, A_ALONG_K), step, w.y, BM / 4u, p.m, A_ALONG_K);
+  let f = Block(a_at(batch, s, 0u), a_at(batch, s, 1u), a_at(batch, s, 2u), a_at(batch, s, 3u));
+  if (A_ALONG_K) { return transposed(f); }
+  return f;
 }
 
 fn fetch_b(w: vec3u, t: u32, step: u32) -> Block {
   let batch = w.z * (p.bBatch / 4u);
-  if (B_ALONG_K) {
-    let row = w.x * BN + (t >> 2u) * 4u;
-    let at = step * 4u + (t & 3u);
-    let width = p.k / 4u;
-    return transposed(Block(b_at(batch, row, p.n, at, width), b_at(batch, row + 1u, p.n, at, width),
-                            b_at(batch, row + 2u, p.n, at, width), b_at(batch, row + 3u, p.n, at, width)));
-  }
-  let k = step * BK + t / (BN / 4u) * 4u;
-  let at = w.x * (BN / 4u) + t % (BN / 4u);
-  let width = p.n / 4u;
-  return Block(b_at(batch, k, p.k, at, width), b_at(batch, k + 1u, p.k, at, width),
-               b_at(batch, k + 2u, p.k, at, width), b_at(batch, k + 3u, p.k, at, width));
+  let s = stored(slot(t, BN / 4u, B_ALONG_K), step, w.x, BN / 4u, p.n, B_ALONG_K);
+  let f = Block(b_at(batch, s, 0u), b_at(batch, s, 1u), b_at(batch, s, 2u), b_at(batch, s, 3u));
+  if (B_ALONG_K) { return transposed(f); }
+  return f;
 }
 
 fn fetch(w: vec3u, t: u32, step: u32) -> Block {
@@ -163,21 +158,20 @@ fn fetch(w: vec3u, t: u32, step: u32) -> Block {
 
 fn publish(t: u32, f: Block) {
   if (t < BM) {
-    let k = select(t / (BM / 4u), t & 3u, A_ALONG_K) * 4u;
-    let q = select(t % (BM / 4u), t >> 2u, A_ALONG_K);
-    sa[k * AP + q] = f.f0;
-    sa[(k + 1u) * AP + q] = f.f1;
-    sa[(k + 2u) * AP + q] = f.f2;
-    sa[(k + 3u) * AP + q] = f.f3;
+    let at = slot(t, BM / 4u, A_ALONG_K);
+    let to = at.x * AP + at.y;
+    sa[to] = f.f0;
+    sa[to + AP] = f.f1;
+    sa[to + 2u * AP] = f.f2;
+    sa[to + 3u * AP] = f.f3;
     return;
   }
-  let s = t - BM;
-  let k = select(s / (BN / 4u), s & 3u, B_ALONG_K) * 4u;
-  let q = select(s % (BN / 4u), s >> 2u, B_ALONG_K);
-  sb[k * BP + q] = f.f0;
-  sb[(k + 1u) * BP + q] = f.f1;
-  sb[(k + 2u) * BP + q] = f.f2;
-  sb[(k + 3u) * BP + q] = f.f3;
+  let at = slot(t - BM, BN / 4u, B_ALONG_K);
+  let to = at.x * BP + at.y;
+  sb[to] = f.f0;
+  sb[to + BP] = f.f1;
+  sb[to + 2u * BP] = f.f2;
+  sb[to + 3u * BP] = f.f3;
 }
 
 // The sums of one thread, named: an array with a computed index would live in memory. Rows of block (0, 0), (0, 1), …

@@ -62,6 +62,7 @@ const grammar = new Grammar();
 const exact = dev.texts.slice(0, devExamples.length).map((text) => grammar.exactPosterior(text));
 const rows: string[][] = [];
 let shares: number[] = [];
+let mapAccuracy = Number.NaN;
 let disagreement = "";
 for (const method of METHODS) {
   const start = performance.now();
@@ -110,7 +111,7 @@ for (const method of METHODS) {
     ((performance.now() - start) / 1000).toFixed(1),
   ]);
   process.stderr.write(`note: ${method.name} done\n`);
-  if (method.name === "MAP") shares = share;
+  if (method.name === "MAP") [shares, mapAccuracy] = [share, accuracy];
   if (method.members > 1) {
     const answer = (i: number) =>
       (prediction.logMean[2 * i] as number) > (prediction.logMean[2 * i + 1] as number) ? 0 : 1;
@@ -136,8 +137,7 @@ const byEpoch = Array.from({ length: EPOCHS }, (_, e): [number, number] => [
   shares.slice(e * batches, (e + 1) * batches).reduce((sum, s) => sum + s, 0) / batches,
 ]);
 
-/** Of an accuracy of .78, on this many sentences. */
-const standardError = Math.sqrt((0.78 * 0.22) / devExamples.length);
+const standardError = Math.sqrt((mapAccuracy * (1 - mapAccuracy)) / devExamples.length);
 const best = bayesOptimal(exact.map((p, i) => ({ p, label: dev.labels?.[i] === "pleased" ? 1 : 0 })));
 rows.push([
   "Bayes-optimal p(y|x)",
@@ -153,7 +153,7 @@ console.log(table(["method", "accuracy", "NLL", "ECE", "KL", "‖θ − μ‖, e
 console.log(`
 The last line is the grammar's own p(y|x), which no model beats in expectation; KL is the mean divergence from it, nats.
 ‖θ − μ‖: how far the encoder moved from what it knew (from scratch: from its random start). One seed; a standard error of
-accuracy is about ${standardError.toFixed(3)} here. MLE is sure of itself and often wrong (NLL); the prior keeps what pretraining knew (MAP).
+MAP's accuracy is ${standardError.toFixed(3)}. MLE is sure of itself and often wrong (NLL); the prior keeps what pretraining knew (MAP).
 ${disagreement}
 
 priorShare, the prior's part of MAP's gradient, mean of each epoch. At the first step it is near 0 (the encoder is at μ, only

@@ -46,11 +46,9 @@ export function metricsTable(lines: readonly (readonly [string, EvaluateJson])[]
     ...[n, members, accuracy, nll, brier, ece, eceFloor].map(figure),
   ]);
   const heading = ["", "n", "members", "accuracy", "NLL", "Brier", "ECE", "ECE if calibrated"];
-  const named = lines.some(([name]) => name !== "");
-  return named
-    ? table(heading, rows)
-    : table(
-        heading.slice(1),
-        rows.map((row) => row.slice(1)),
-      );
+  const from = lines.some(([name]) => name !== "") ? 0 : 1; // a column of names only where there are some
+  return table(
+    heading.slice(from),
+    rows.map((row) => row.slice(from)),
+  );
 }

@@ -48,8 +48,12 @@ export class Engine {
 
   /** Runs `body` without recording gradients. */
   noGrad<T>(body: () => T): T {
+    return this.#record(false, body);
+  }
+
+  #record<T>(recording: boolean, body: () => T): T {
     const before = this.#recording;
-    this.#recording = false;
+    this.#recording = recording;
     try {
       return body();
     } finally {
@@ -63,21 +67,64 @@ export class Engine {
   }
 
   /**
-   * Frees what `body` made, except what it returns, as far as no gradient needs it: a layer of an evaluation, or of a
-   * frozen encoder, leaves only its result behind.
+   * Frees what `body` made, except what it returns, as far as no gradient needs it. A layer of an evaluation, or of a
+   * frozen encoder, leaves only its result behind; a layer that learns also what its rules read.
    */
   tidy(body: () => Tensor): Tensor {
+    const from = this.#tape.length;
     return this.gpu.scope(() => {
       const result = body();
-      if (result.requiresGrad) this.gpu.promoteAll();
-      else this.gpu.promote(result.array.buffer);
+      if (!result.requiresGrad) {
+        this.#tape.length = from;
+        this.gpu.promote(result.array.buffer);
+        return result;
+      }
+      const nodes = this.#tape.slice(from);
+      const needed = new Set([result.array, ...nodes.flatMap(({ reads }) => reads)].map(({ buffer }) => buffer));
+      for (const node of nodes) {
+        for (const { buffer } of node.owned) if (!needed.has(buffer)) this.gpu.releaseScoped(buffer);
+        node.owned = node.owned.filter(({ buffer }) => needed.has(buffer));
+      }
+      this.gpu.promoteAll();
       return result;
     });
   }
 
   /**
+   * `body()`, of which only the result is kept: the backward runs `body` again for the values that its rules read (Chen
+   * et al., "Training Deep Nets with Sublinear Memory Cost", 2016). The walk then goes over the same nodes in the same
+   * order as if they had been kept, so gradients have the same bits. `inputs` are the values that `body` takes from
+   * around it, θ apart; it must give the same result each time (dropout does: its masks are functions of their keys).
+   */
+  recompute(inputs: readonly Tensor[], body: () => Tensor): Tensor {
+    const output = this.gpu.scope(() => {
+      const { output } = this.#aside(body);
+      this.gpu.promote(output.array.buffer);
+      return output;
+    });
+    if (!output.requiresGrad || inputs.includes(output)) return output;
+    const reads = inputs.map(({ array }) => array);
+    const owned = reads.some(({ buffer }) => buffer === output.array.buffer) ? [] : [output.array];
+    const again = () => this.#record(true, () => this.#aside(body));
+    this.#tape.push({ op: "recompute", inputs, output, owned, reads, rule: undefined, again });
+    return output;
+  }
+
+  /** Runs `body` with a tape of its own. */
+  #aside(body: () => Tensor): { nodes: readonly TapeNode[]; output: Tensor } {
+    const outer = this.#tape;
+    this.#tape = [];
+    try {
+      return { output: this.tidy(body), nodes: this.#tape };
+    } finally {
+      this.#tape = outer;
+    }
+  }
+
+  /**
    * Records one operation: `array` is its result, `saved` further arrays it made and its rule needs. The rule may be
-   * left out; a gradient asked through it is then an error, never zeros.
+   * left out; a gradient asked through it is then an error, never zeros. `reads`: which of the inputs' arrays, the
+   * result and `saved` the rule reads, all unless said: `tidy` frees what nobody reads.
    */
   record(
     op: string,
@@ -85,13 +132,14 @@ export class Engine {
     array: NdArray,
     rule: Rule | undefined,
     saved: readonly NdArray[] = [],
+    reads: readonly NdArray[] = [...inputs.map((input) => input.array), array, ...saved],
   ): Tensor {
     const requiresGrad = this.records(inputs);
     const output = new Tensor(this, array, requiresGrad);
     if (requiresGrad) {
       // A view (reshape) owns nothing: its buffer belongs to the node that made it.
       const view = inputs.some((input) => input.array.buffer === array.buffer);
-      this.#tape.push({ op, inputs, output, owned: view ? saved : [array, ...saved], rule });
+      this.#tape.push({ op, inputs, output, owned: view ? saved : [array, ...saved], reads, rule });
     } else {
       for (const extra of saved) this.gpu.releaseScoped(extra.buffer);
     }

@@ -75,6 +75,7 @@ export function linear(x: Tensor, weight: Tensor, { bias, activation, residual }
       if (du !== dy) gpu.releaseScoped(du.buffer);
     },
     u ? [u] : [],
+    [X, W, ...(u ? [u] : [])],
   );
 }
 
@@ -109,6 +110,7 @@ export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, eps: number): 
       dbeta.give(d.dbeta);
     },
     [stats],
+    [x.array, gamma.array, stats],
   );
 }
 
@@ -129,6 +131,7 @@ export function addLayerNorm(x: Tensor, residual: Tensor, gamma: Tensor, beta: T
       dbeta.give(d.dbeta);
     },
     [stats, sum],
+    [sum, gamma.array, stats],
   );
 }
 
@@ -233,8 +236,13 @@ export const mean = (x: Tensor): Tensor => sum(x, 1 / x.size);
 export function dropout(x: Tensor, p: number, key: readonly [number, number]): Tensor {
   if (p === 0) return x;
   const { gpu } = x.engine;
-  return x.engine.record("dropout", [x], k.dropout(gpu, x.array, p, key), (dy, [dx]) =>
-    dx!.accept(() => k.dropout(gpu, dy, p, key)),
+  return x.engine.record(
+    "dropout",
+    [x],
+    k.dropout(gpu, x.array, p, key),
+    (dy, [dx]) => dx!.accept(() => k.dropout(gpu, dy, p, key)),
+    [],
+    [],
   );
 }
 

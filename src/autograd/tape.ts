@@ -2,7 +2,8 @@
  * @file The tape: what was computed, in order, and how gradients walk back over it. A node's rule receives the gradient
  * of its output and one sink per input; it offers each sink a contribution. Contributions to one value are added; those
  * to a slice of θ are written by the kernel itself where they belong. What a node made is released as soon as its rule
- * has run: everything recorded later, hence everything that could still need it, has been walked already.
+ * has run: everything recorded later, hence everything that could still need it, has been walked already. A node may
+ * stand for operations whose values were not kept: the walk puts them in its place, recorded anew, and goes on with them.
  */
 import type { Gpu, PooledBuffer } from "../gpu/index.ts";
 import { empty, type Into, type NdArray } from "../kernels/array.ts";
@@ -29,9 +30,13 @@ export interface TapeNode {
   readonly op: string;
   readonly inputs: readonly Tensor[];
   readonly output: Tensor;
-  /** Buffers made by this node: its output and what it saved. */
-  readonly owned: readonly NdArray[];
+  /** Buffers made by this node: its output and what it saved, less what `tidy` has freed. */
+  owned: readonly NdArray[];
+  /** Of the arrays that nodes own, those that the rule reads. */
+  readonly reads: readonly NdArray[];
   readonly rule: Rule | undefined;
+  /** In place of a rule: runs the operations that this node stands for again, for their nodes and their result. */
+  readonly again?: () => { nodes: readonly TapeNode[]; output: Tensor };
 }
 
 /**
@@ -112,18 +117,26 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
   gradients.set(loss, one);
   hold(one);
 
-  for (let i = tape.length - 1; i >= 0; i--) {
-    const node = tape[i] as TapeNode;
+  const release = (node: TapeNode) => {
+    for (const array of node.owned) if (array.buffer !== loss.array.buffer) gpu.releaseScoped(array.buffer);
+  };
+
+  for (let node = tape.pop(); node; node = tape.pop()) {
     const dy = gradients.get(node.output);
+    if (dy && node.again) {
+      release(node);
+      const { nodes, output } = node.again();
+      gradients.delete(node.output);
+      gradients.set(output, dy);
+      tape.push(...nodes);
+      continue;
+    }
     if (dy) {
       if (!node.rule) throw new Error(`${node.op} has no backward, but a gradient is asked through it`);
       node.rule(dy, node.inputs.map(sinkOf));
       gradients.delete(node.output);
       drop(dy);
     }
-    for (const array of node.owned) {
-      if (array.buffer !== loss.array.buffer) gpu.releaseScoped(array.buffer);
-    }
+    release(node);
   }
-  tape.length = 0;
 }

@@ -85,6 +85,8 @@ export class BertEncoder {
   readonly theta: Theta;
   readonly hasPooler: boolean;
 
+  /** True: of a layer only its input is kept, and its backward runs it again. Slower, less memory, the same bits. */
+  recompute = false;
   /** `heads`: the slices of whatever stands on the encoder; θ covers both. */
   constructor(engine: Engine, config: BertConfig, heads: readonly SliceSpec[], pooler: boolean) {
     this.engine = engine;
@@ -157,7 +159,8 @@ export class BertEncoder {
     const states: (Tensor | undefined)[] = [engine.tidy(() => this.embed(batch, keys))];
     for (let i = 0; i < config.layers; i++) {
       const x = states[i] as Tensor;
-      states.push(engine.tidy(() => this.layer(i, x, batch, keys)));
+      const layer = () => this.layer(i, x, batch, keys);
+      states.push(this.recompute ? engine.recompute([x], layer) : engine.tidy(layer));
       if (config.layers + 1 - i > depth && !(states[i + 1] as Tensor).requiresGrad) {
         engine.gpu.releaseScoped(x.array.buffer);
         states[i] = undefined;
@@ -244,6 +247,8 @@ export interface ClassifierOptions {
   /** Random start for all of θ instead of the checkpoint's weights. */
   scratch?: boolean;
 }
+  /** Run every layer again in the backward instead of keeping its values: a third more work, the same bits. */
+  recompute?: boolean;
 
 /** One label per sequence: readout → dropout → head. */
 export class BertForSequenceClassification {
@@ -287,6 +292,7 @@ export class BertForSequenceClassification {
         head: options.head ?? stored.head ?? "linear",
       });
       return start(model, checkpoint, options);
+      model.encoder.recompute = options.recompute ?? false;
     });
   }
 

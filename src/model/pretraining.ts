@@ -53,7 +53,7 @@ export class BertForPreTraining {
   static async load(
     engine: Engine,
     source: string | Checkpoint,
-    { nextSentence = true, seed = 0, scratch = false } = {},
+    { nextSentence = true, seed = 0, scratch = false, recompute = false } = {},
   ): Promise<BertForPreTraining & { report: LoadReport }> {
     return withCheckpoint(source, async (checkpoint, config) => {
       if (!config.tieWordEmbeddings) {
@@ -62,7 +62,9 @@ export class BertForPreTraining {
         );
       }
       if (!scratch) checkSizes(checkpoint, config);
-      return start(new BertForPreTraining(engine, config, { nextSentence }), checkpoint, { seed, scratch });
+      const model = new BertForPreTraining(engine, config, { nextSentence });
+      model.encoder.recompute = recompute;
+      return start(model, checkpoint, { seed, scratch });
     });
   }
 

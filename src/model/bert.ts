@@ -84,9 +84,9 @@ export class BertEncoder {
   readonly config: BertConfig;
   readonly theta: Theta;
   readonly hasPooler: boolean;
-
   /** True: of a layer only its input is kept, and its backward runs it again. Slower, less memory, the same bits. */
   recompute = false;
+
   /** `heads`: the slices of whatever stands on the encoder; θ covers both. */
   constructor(engine: Engine, config: BertConfig, heads: readonly SliceSpec[], pooler: boolean) {
     this.engine = engine;
@@ -246,9 +246,9 @@ export interface ClassifierOptions {
   seed?: number;
   /** Random start for all of θ instead of the checkpoint's weights. */
   scratch?: boolean;
-}
   /** Run every layer again in the backward instead of keeping its values: a third more work, the same bits. */
   recompute?: boolean;
+}
 
 /** One label per sequence: readout → dropout → head. */
 export class BertForSequenceClassification {
@@ -291,8 +291,8 @@ export class BertForSequenceClassification {
         readout: typeof readout === "string" ? readoutNamed(readout, config.layers) : readout,
         head: options.head ?? stored.head ?? "linear",
       });
-      return start(model, checkpoint, options);
       model.encoder.recompute = options.recompute ?? false;
+      return start(model, checkpoint, options);
     });
   }
 

@@ -2,11 +2,15 @@
 //   Σ g²,  Σ Δ²,  Σ g·Δ     with Δ = θ − μ and g the gradient of the mean negative log-likelihood,
 // and whether every g is finite. With s = τ/N the gradient of J is ∇J = g + sΔ, so
 //   ‖∇J‖² = Σ over stretches of  Σ g² + 2s Σ g·Δ + s² Σ Δ²,  log p(θ) = −½ τ Σ Δ²,  clip factor = min(1, clip/‖∇J‖):
-// one pass over three vectors gives the prior, the norm and the reported terms. The tree is that of reduce.wgsl.
+// one pass over three vectors gives the prior, the norm and the reported terms. The tree is that of reduce.wgsl, laid over
+// blocks of 8,192 numbers counted from the vector's start; of a block only its live chunks are read, in order: what the
+// others would add is exactly 0 (live.ts).
 // Finite is judged by exponent bits (WGSL may assume no NaN); the verdict is sticky: nothing here clears it.
 
 struct P {
-  count: u32,       // partials: floats (a multiple of 4); fold, finish: partial sums
+  count: u32,       // partials: floats in the window (a multiple of 4); fold, finish: partial sums
+  skip: u32,        // partials: floats at the window's start that belong to the stretch before
+  block: u32,       // partials: the window's first block
   first: u32,       // partials: where this window's partial sums begin; finish: the stretch's row
   begins: u32,      // finish: 1 for the first stretch
   ends: u32,        // finish: 1 for the last stretch
@@ -23,7 +27,8 @@ const INFINITY = 0x7f800000u;  // the exponent's bits: all set in an infinity or
 @group(0) @binding(0) var<storage, read> theta: array<vec4f>;          // [count / 4]
 @group(0) @binding(1) var<storage, read> grad: array<vec4f>;           // [count / 4]
 @group(0) @binding(2) var<storage, read> mu: array<vec4f>;             // [count / 4]
-@group(0) @binding(3) var<storage, read_write> sums: array<vec4f>;     // [first + threads] (Σg², ΣΔ², Σg·Δ, threads that saw a bad g)
+@group(0) @binding(3) var<storage, read> live: array<u32>;             // [blocks], a bit a chunk of 64 vec4
+@group(0) @binding(4) var<storage, read_write> sums: array<vec4f>;     // [first + threads] (Σg², ΣΔ², Σg·Δ, threads that saw a bad g)
 
 @compute @workgroup_size(64)
 fn partials(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
@@ -34,9 +39,12 @@ fn partials(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: 
   var dd = vec4f();
   var gd = vec4f();
   var worst = vec4u();
+  var chunks = live[p.block + w];
   for (var i = 0u; i < PER; i++) {
-    let at = (w * PER + i) * 64u + t;
-    if (at >= vectors) { break; }
+    if (chunks == 0u) { break; }
+    let at = (w * PER + firstTrailingBit(chunks)) * 64u + t;
+    chunks &= chunks - 1u;
+    if (at < p.skip / 4u || at >= vectors) { continue; }
     let g = grad[at];
     let d = theta[at] - mu[at];
     gg += g * g;

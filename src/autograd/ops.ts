@@ -274,9 +274,8 @@ export function embeddingSum(lookups: readonly { table: Tensor; ids: Uint32Array
   );
   return engine.record("embeddingSum", tables, y, (dy, sinks) => {
     for (const [i, table] of tables.entries()) {
-      sinks[i]!.accept((into) =>
-        k.gatherBackward(gpu, dy, plans[i] as k.GatherPlan, table.shape as [number, number], into),
-      );
+      const plan = plans[i] as k.GatherPlan;
+      sinks[i]!.accept((into) => k.gatherBackward(gpu, dy, plan, table.shape as [number, number], into), plan.distinct);
     }
   });
 }

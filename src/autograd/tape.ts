@@ -14,12 +14,12 @@ import type { Tensor } from "./tensor.ts";
 export interface Sink {
   /** False when no parameter below wants this gradient: the rule may skip its work. */
   readonly needed: boolean;
-  /** Where a kernel should write the contribution, for slices of θ; undefined means a fresh array. */
-  into(): Into | undefined;
+  /** Where a kernel should write the contribution, for slices of θ; undefined means a fresh array. `rows` as in GradientSlot. */
+  into(rows?: readonly number[]): Into | undefined;
   /** Hands over a contribution that this rule made (or that was written to `into()`). Dropped when not needed. */
   give(array: NdArray): void;
-  /** `give(make(into()))`, if needed. */
-  accept(make: (into?: Into) => NdArray): void;
+  /** `give(make(into(rows)))`, if needed. */
+  accept(make: (into?: Into) => NdArray, rows?: readonly number[]): void;
   /** The gradient of the output itself, or a reshaping of it, without a copy. */
   pass(dy: NdArray): void;
 }
@@ -92,8 +92,8 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
     let target: Into | undefined;
     const sink: Sink = {
       needed: input.requiresGrad,
-      into() {
-        if (input.requiresGrad) target ??= input.slot?.next();
+      into(rows) {
+        if (input.requiresGrad) target ??= input.slot?.next(rows);
         return target;
       },
       give(array) {
@@ -102,8 +102,8 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
         else if (into) toSlot(into, array);
         else add(input, array);
       },
-      accept(make) {
-        if (input.requiresGrad) sink.give(make(sink.into()));
+      accept(make, rows) {
+        if (input.requiresGrad) sink.give(make(sink.into(rows)));
       },
       pass(dy) {
         if (input.requiresGrad) sink.give(dy);

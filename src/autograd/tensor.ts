@@ -8,8 +8,11 @@ import type { Engine } from "./engine.ts";
 
 /** Where a leaf's gradient lives between backward passes. */
 export interface GradientSlot {
-  /** The target of the next contribution: overwrite the first time, then accumulate. */
-  next(): Into;
+  /**
+   * The target of the next contribution: overwrite the first time, then accumulate. `rows`: it is 0 but in these rows of
+   * a table.
+   */
+  next(rows?: readonly number[]): Into;
 }
 
 export class Tensor {

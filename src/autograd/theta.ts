@@ -25,6 +25,8 @@ export interface SliceSpec {
   parameters: readonly ParameterSpec[];
   /** From general to particular, e.g. ["encoder", "layer.3"] or ["head"]. */
   groups: readonly string[];
+  /** An embedding table: a batch reads some of its rows, and only those have a gradient. */
+  table?: boolean;
 }
 
 export interface Parameter extends ParameterSpec {
@@ -42,6 +44,7 @@ export interface Slice {
   size: number;
   /** Size with padding: the distance to the next slice. */
   stride: number;
+  table: boolean;
 }
 
 export class Layout {
@@ -69,7 +72,8 @@ export class Layout {
       const rest = spec.parameters[0]?.shape.slice(1) ?? [];
       const shape = [size / sizeOf(rest), ...rest];
       const stride = Math.ceil(size / ALIGN) * ALIGN;
-      const slice = { key: spec.key, parameters, groups: spec.groups, shape, offset, size, stride };
+      const { key, groups, table = false } = spec;
+      const slice = { key, parameters, groups, shape, offset, size, stride, table };
       this.#byKey.set(spec.key, index);
       offset += stride;
       count += size;
@@ -121,6 +125,8 @@ export class Theta {
   readonly values: NdArray;
   #gradient: NdArray | undefined;
   readonly #written = new Set<number>();
+  /** Tables of whose gradient all but these rows is 0, as the vector stands. */
+  readonly #rows = new Map<number, Set<number>>();
   readonly #frozen = new Set<number>();
   readonly #vectors: NdArray[] = [];
 
@@ -184,8 +190,14 @@ export class Theta {
       if (this.#written.has(index) || this.#frozen.has(index)) continue;
       this.engine.gpu.clear(view(gradient, slice));
       this.#written.add(index);
+      if (slice.table) this.#rows.set(index, new Set());
     }
     return gradient;
+  }
+
+  /** The rows of a table that the gradient vector may hold other than 0; undefined: any. */
+  gradientRows(slice: Slice): ReadonlySet<number> | undefined {
+    return this.#rows.get(this.layout.index(slice.key));
   }
 
   /** Writes one named parameter. `data` has its size. */
@@ -207,16 +219,25 @@ export class Theta {
   }
 
   #gradientVector(): NdArray {
-    this.#gradient ??= this.vector();
+    if (this.#gradient) return this.#gradient;
+    this.#gradient = this.vector();
+    for (const [index, { table }] of this.layout.slices.entries()) if (table) this.#rows.set(index, new Set());
     return this.#gradient;
   }
 
   #slot(index: number, slice: Slice): GradientSlot {
     return {
-      next: (): Into => {
+      next: (rows): Into => {
+        const array = view(this.#gradientVector(), slice);
         const accumulate = this.#written.has(index);
         this.#written.add(index);
-        return { array: view(this.#gradientVector(), slice), accumulate };
+        if (!slice.table) return { array, accumulate };
+        const before = this.#rows.get(index);
+        if (accumulate && before && rows) for (const row of rows) before.add(row);
+        else if (rows && !accumulate) this.#rows.set(index, new Set(rows));
+        else this.#rows.delete(index);
+        const now = this.#rows.get(index);
+        return { array, accumulate, stale: before && now && [...before].filter((row) => !now.has(row)) };
       },
     };
   }

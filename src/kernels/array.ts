@@ -38,6 +38,8 @@ export class NdArray implements View {
 export interface Into {
   readonly array: NdArray;
   readonly accumulate: boolean;
+  /** Tables: the rows that are not 0 and that the contribution does not name; absent: any row may be anything. */
+  readonly stale?: readonly number[] | undefined;
 }
 
 export function sizeOf(shape: readonly number[]): number {

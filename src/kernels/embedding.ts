@@ -57,6 +57,8 @@ export interface GatherPlan {
   readonly direct: number;
   readonly chunks: number;
   readonly combined: number;
+  /** The distinct ids, ascending. */
+  readonly distinct: readonly number[];
   /** N and V. */
   readonly tokens: number;
   readonly rows: number;
@@ -84,10 +86,12 @@ export function gatherPlan(gpu: Gpu, ids: Uint32Array, rows: number): GatherPlan
   const direct: number[] = [];
   const chunks: number[] = [];
   const combined: number[] = [];
+  const distinct: number[] = [];
   for (let id = 0; id < rows; id++) {
     const begin = begins[id] ?? 0;
     const end = begins[id + 1] ?? 0;
     if (end === begin) continue;
+    distinct.push(id);
     if (end - begin <= CHUNK) {
       direct.push(begin, end, id);
       continue;
@@ -110,6 +114,7 @@ export function gatherPlan(gpu: Gpu, ids: Uint32Array, rows: number): GatherPlan
     direct: direct.length / 3,
     chunks: chunks.length / 3,
     combined: combined.length / 3,
+    distinct,
     tokens: ids.length,
     rows,
   };
@@ -117,7 +122,7 @@ export function gatherPlan(gpu: Gpu, ids: Uint32Array, rows: number): GatherPlan
 
 /**
  * dtable [V, C] from dy [N, C]: row v is Σ dy[n] over the tokens n with id v, in the plan's order; rows without a token
- * are 0 (or left alone when `into` accumulates).
+ * are 0 (or left alone when `into` accumulates). Where `into` says which rows are not 0 already, only those are cleared.
  */
 export function gatherBackward(
   gpu: Gpu,
@@ -132,7 +137,14 @@ export function gatherBackward(
     throw new RangeError(`${op}: the plan is for ${plan.rows} rows, the table has ${shape[0]}`);
   const { array, accumulate } = target(gpu, op, shape, into);
   const c = shape[1];
-  if (!accumulate) gpu.clear(array);
+  if (!accumulate && !into?.stale) gpu.clear(array);
+  // A job with an empty list: its row becomes the sum of nothing.
+  const stale = accumulate ? [] : (into?.stale ?? []);
+  if (stale.length > 0) {
+    const empty = fromHost(gpu, Uint32Array.from(stale.flatMap((row) => [0, 0, row])));
+    launch(gpu, op, "sumRows", [empty, dy, array], stale.length, c, 0);
+    gpu.release(empty.buffer);
+  }
   const { direct, chunks, combined } = plan;
   if (direct > 0) launch(gpu, op, "sumRows", [plan.jobs, dy, array], direct, c, plan.tokens, { accumulate });
   if (chunks > 0) {
@@ -153,7 +165,7 @@ function launch(
   rows: number,
   c: number,
   read: number,
-  { job = 0, accumulate = false, bounds = [] }: { job?: number; accumulate?: boolean; bounds?: readonly number[] },
+  { job = 0, accumulate = false, bounds = [] }: { job?: number; accumulate?: boolean; bounds?: readonly number[] } = {},
 ): void {
   const vector = c % 4 === 0;
   const columns = vector ? c / 4 : c;

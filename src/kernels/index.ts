@@ -7,6 +7,7 @@ export * from "./dropout.ts";
 export * from "./elementwise.ts";
 export * from "./embedding.ts";
 export * from "./layernorm.ts";
+export * from "./live.ts";
 export * from "./matmul.ts";
 export * from "./reduce.ts";
 export * from "./rows.ts";

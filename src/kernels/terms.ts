@@ -5,7 +5,8 @@
  */
 import { f32, type Gpu } from "../gpu/index.ts";
 import { empty, fromHost, type NdArray } from "./array.ts";
-import { partialSums, slice, windows } from "./windows.ts";
+import { allLive, BLOCK, blockWindows, type Live } from "./live.ts";
+import { partialSums, slice } from "./windows.ts";
 
 /** A stretch of the parameter vector with one prior and one learning rate; frozen groups (τ = ∞) are in none. */
 export interface Stretch {
@@ -29,7 +30,9 @@ export interface TermVectors {
 export interface TermOptions {
   /** Largest ‖∇J‖ that an update follows unshortened; absent: no clipping. */
   clip?: number | undefined;
-  /** Bytes bound at once; tests lower it. */
+  /** What to visit; default: everything. */
+  live?: Live | undefined;
+  /** Bytes bound at once, at least a block; tests lower it. */
   window?: number | undefined;
 }
 
@@ -61,23 +64,31 @@ export function vectorTerms(
   vectors: TermVectors,
   stretches: readonly Stretch[],
   status: NdArray,
-  { clip, window }: TermOptions = {},
+  { clip, live: given, window }: TermOptions = {},
 ): NdArray {
   const op = "vectorTerms";
   expectStretches(op, vectors, stretches);
   if (clip !== undefined && !(clip > 0 && Number.isFinite(clip)))
     throw new RangeError(`${op}: clip ${clip} is not > 0`);
   const { theta, grad, mu } = vectors;
+  const live = given ?? allLive(gpu, theta.size);
   const terms = empty(gpu, [stretches.length, 4], "f32", op);
   stretches.forEach((stretch, row) => {
     const step = { op, shader: "terms" };
-    const parts = partialSums(gpu, op, 4, windows(gpu, stretch.offset, stretch.length, window), {
-      partials(piece, first, sums, grid) {
-        const bindings = [slice(theta, piece), slice(grad, piece), slice(mu, piece), sums];
-        gpu.dispatch({ ...step, entry: "partials", bindings, params: [piece.length, first, 0, 0, 0, 0], grid });
+    const parts = partialSums(gpu, op, 4, blockWindows(gpu, stretch.offset, stretch.length, window), {
+      partials({ offset, length, begin }, first, sums, grid) {
+        const vectors = [theta, grad, mu].map((vector) => slice(vector, { offset, length }));
+        gpu.dispatch({
+          ...step,
+          entry: "partials",
+          bindings: [...vectors, live.words, sums],
+          params: [length, begin, offset / BLOCK, first, 0, 0, 0, 0],
+          grid,
+          work: { bytes: 4 * 3 * (length - begin) * live.share },
+        });
       },
       fold(count, sums, fewer, grid) {
-        gpu.dispatch({ ...step, entry: "fold", bindings: [sums, fewer], params: [count, 0, 0, 0, 0, 0], grid });
+        gpu.dispatch({ ...step, entry: "fold", bindings: [sums, fewer], params: [count, 0, 0, 0, 0, 0, 0, 0], grid });
       },
     });
     const [count = 0] = parts.shape;
@@ -87,6 +98,8 @@ export function vectorTerms(
       bindings: [parts, terms, status],
       params: [
         count,
+        0,
+        0,
         row,
         row === 0 ? 1 : 0,
         row === stretches.length - 1 ? 1 : 0,
@@ -97,6 +110,7 @@ export function vectorTerms(
     });
     gpu.release(parts.buffer);
   });
+  if (!given) gpu.release(live.words.buffer);
   return terms;
 }
 

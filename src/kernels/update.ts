@@ -5,11 +5,9 @@
  */
 import { f32, type Gpu, grid } from "../gpu/index.ts";
 import type { NdArray } from "./array.ts";
+import { allLive, BLOCK, blockWindows, type Live } from "./live.ts";
 import { expectStretches, type Stretch, type TermVectors } from "./terms.ts";
-import { slice, windows } from "./windows.ts";
-
-/** vec4 per thread, as in shaders/update.wgsl. */
-const PER = 32;
+import { slice } from "./windows.ts";
 
 export interface AdamVectors extends TermVectors {
   /** First moment; zeros before step 1. */
@@ -35,7 +33,9 @@ export interface AdamOptions {
   decay: number;
   /** Where the decay pulls: the prior's "mean" (default), or "zero" as in PyTorch's AdamW. */
   towards?: "zero" | "mean" | undefined;
-  /** Bytes bound at once; tests lower it. */
+  /** What to visit; default: everything. Not less than that where the decay pulls at what lies at its prior mean. */
+  live?: Live | undefined;
+  /** Bytes bound at once, at least a block; tests lower it. */
   window?: number | undefined;
 }
 
@@ -62,7 +62,7 @@ export function adamUpdate(
   const { priorScale } = stretch;
   const center = towards === "mean" ? 1 : 0;
   const words = [priorScale, lr * decay, rate, beta2, 1 - beta1, 1 - beta2, biasCorrection2, eps, center].map(f32);
-  launch(gpu, op, "adam", [grad, mu, theta, m, v], stretch, status, last ? step : 0, words, options.window);
+  launch(gpu, op, "adam", [grad, mu, theta, m, v], stretch, status, last ? step : 0, words, options);
 }
 
 export interface SgdVectors extends TermVectors {
@@ -79,6 +79,7 @@ export interface SgdOptions {
   last: boolean;
   /** Decoupled decay towards μ, as in AdamOptions. */
   decay: number;
+  live?: Live | undefined;
   window?: number | undefined;
 }
 
@@ -91,8 +92,8 @@ export function sgdUpdate(gpu: Gpu, vectors: SgdVectors, stretch: Stretch, statu
   const { theta, grad, mu, momentum: u } = vectors;
   if (momentum !== 0 && !u) throw new RangeError(`${op}: momentum ${momentum} needs a momentum vector`);
   const words = [stretch.priorScale, lr * decay, lr, momentum, 0, 0, 0, 0, 1].map(f32);
-  if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], stretch, status, last ? step : 0, words, options.window);
-  else launch(gpu, op, "sgd", [grad, mu, theta], stretch, status, last ? step : 0, words, options.window);
+  if (u) launch(gpu, op, "sgdMomentum", [grad, mu, theta, u], stretch, status, last ? step : 0, words, options);
+  else launch(gpu, op, "sgd", [grad, mu, theta], stretch, status, last ? step : 0, words, options);
 }
 
 function expectStep(op: string, step: number): void {
@@ -108,21 +109,23 @@ function launch(
   status: NdArray,
   written: number,
   words: number[],
-  window: number | undefined,
+  { live: given, window }: Pick<AdamOptions, "live" | "window">,
 ): void {
-  const pieces = windows(gpu, stretch.offset, stretch.length, window);
-  pieces.forEach((piece, i) => {
+  const live = given ?? allLive(gpu, stretch.offset + stretch.length);
+  const pieces = blockWindows(gpu, stretch.offset, stretch.length, window);
+  pieces.forEach(({ offset, length, begin }, i) => {
     gpu.dispatch({
       op,
       shader: "update",
       entry,
-      bindings: [status, ...vectors.map((vector) => slice(vector, piece))],
-      params: [piece.length, i === pieces.length - 1 ? written : 0, ...words],
-      grid: grid(Math.ceil(piece.length / (4 * 64 * PER))),
+      bindings: [status, live.words, ...vectors.map((vector) => slice(vector, { offset, length }))],
+      params: [length, begin, offset / BLOCK, i === pieces.length - 1 ? written : 0, ...words],
+      grid: grid(Math.ceil(length / BLOCK)),
       // The gradient and μ are read; θ and what the optimiser keeps are read and written.
-      work: { bytes: 4 * piece.length * (2 + 2 * (vectors.length - 2)) },
+      work: { bytes: 4 * (length - begin) * live.share * (2 + 2 * (vectors.length - 2)) },
     });
   });
+  if (!given) gpu.release(live.words.buffer);
 }
 
 /** One Adam step in float64, in place; `clipFactor` as status[1]. The gradient is of J: prior included. */

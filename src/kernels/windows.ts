@@ -37,9 +37,9 @@ const FOLD = 64;
 const FINISH = 4096;
 
 /** The two dispatches that a sum of its own gives to the tree: each reads what it sums and writes partial sums. */
-export interface Passes {
+export interface Passes<W extends Window = Window> {
   /** Partial sums of a window, written from row `first` on. */
-  partials(window: Window, first: number, sums: NdArray, grid: Grid): void;
+  partials(window: W, first: number, sums: NdArray, grid: Grid): void;
   /** `count` partial sums to fewer. */
   fold(count: number, sums: NdArray, fewer: NdArray, grid: Grid): void;
 }
@@ -48,7 +48,13 @@ export interface Passes {
  * Partial sums of the windows in order, folded until one workgroup can finish them: [count, width], to be released. The
  * tree depends on the windows' lengths alone.
  */
-export function partialSums(gpu: Gpu, op: string, width: number, pieces: readonly Window[], passes: Passes): NdArray {
+export function partialSums<W extends Window>(
+  gpu: Gpu,
+  op: string,
+  width: number,
+  pieces: readonly W[],
+  passes: Passes<W>,
+): NdArray {
   let count = pieces.reduce((n, { length }) => n + partials(length), 0);
   let sums = empty(gpu, [count, width], "f32", op);
   let first = 0;

@@ -26,6 +26,7 @@ export function encoderSlices(config: BertConfig, pooler: boolean): SliceSpec[] 
     parameters: [{ name, shape }],
     groups: ["encoder", group],
   });
+  const table = (name: string, rows: number) => ({ ...one(name, [rows, c], "embeddings"), table: true });
   const norm = (prefix: string, group: string) => [
     one(`${prefix}.weight`, [c], group),
     one(`${prefix}.bias`, [c], group),
@@ -35,9 +36,9 @@ export function encoderSlices(config: BertConfig, pooler: boolean): SliceSpec[] 
     one(`${prefix}.bias`, [out], group),
   ];
   const slices = [
-    one("bert.embeddings.word_embeddings.weight", [vocabSize, c], "embeddings"),
-    one("bert.embeddings.position_embeddings.weight", [maxPositions, c], "embeddings"),
-    one("bert.embeddings.token_type_embeddings.weight", [typeVocabSize, c], "embeddings"),
+    table("bert.embeddings.word_embeddings.weight", vocabSize),
+    table("bert.embeddings.position_embeddings.weight", maxPositions),
+    table("bert.embeddings.token_type_embeddings.weight", typeVocabSize),
     ...norm("bert.embeddings.LayerNorm", "embeddings"),
   ];
   for (let i = 0; i < config.layers; i++) {

@@ -7,11 +7,12 @@
 import type { Example, PackedBatch } from "../data/batches.ts";
 import { DeviceError, InputError } from "../errors.ts";
 import { f32 } from "../gpu/index.ts";
-import { createStatus, empty, NdArray, readIndices, STATUS, vectorTerms } from "../kernels/index.ts";
+import { createStatus, empty, type Live, NdArray, readIndices, STATUS, vectorTerms } from "../kernels/index.ts";
 import { streamKey } from "../random.ts";
 import { captureState, fingerprint, restoreState, type StateParts, type TrainState } from "./checkpoint.ts";
 import { divergedError, firstBadOperation } from "./diverged.ts";
 import { type FrozenFeatures, frozenFeatures } from "./frozen.ts";
+import { LiveParameters } from "./live.ts";
 import {
   accumulateGradient,
   combineTerms,
@@ -153,10 +154,14 @@ export class Trainer<B = PackedBatch> {
       for (const [r, stretch] of this.stretches.entries()) if (squaredDistances[r] !== 0) idle.delete(stretch);
       return report;
     };
+    const { theta } = this.target.model;
+    const live = await LiveParameters.find(theta, this.target.prior.mu, [...this.#vectors.values()], {
+      resting: this.options.optimizer.rests,
+    });
     const clock = { at: performance.now() };
     try {
       while (this.#step < this.steps && !signal?.aborted) {
-        flight.push(this.#submit(this.#step + 1));
+        flight.push(this.#submit(this.#step + 1, live));
         this.#step++;
         this.#inFlight++;
         if (flight.length > 1) yield await land();
@@ -236,7 +241,7 @@ export class Trainer<B = PackedBatch> {
     return { count, tokens };
   }
 
-  #submit(step: number): Pending {
+  #submit(step: number, parameters: LiveParameters): Pending {
     const { plan, index } = this.#plan.locate(step);
     const { model, prior } = this.target;
     const { optimizer, clip, accumulate = 1 } = this.options;
@@ -255,8 +260,9 @@ export class Trainer<B = PackedBatch> {
       vectorTerms(gpu, itself, [{ offset: 0, length: slots, priorScale: 0 }], this.#status);
       const grad = theta.gradient();
       const vectors = { theta: theta.values, grad, mu: prior.mu };
-      const sums = vectorTerms(gpu, vectors, this.stretches, this.#status, { clip });
-      const context = this.#context(grad);
+      const live = parameters.next();
+      const sums = vectorTerms(gpu, vectors, this.stretches, this.#status, { clip, live });
+      const context = this.#context(grad, live);
       for (const [r, stretch] of this.stretches.entries()) {
         optimizer.update(context, stretch, stretch.lr * factor, step, r === stretchCount - 1);
       }
@@ -279,7 +285,7 @@ export class Trainer<B = PackedBatch> {
     };
   }
 
-  #context(grad: NdArray): UpdateContext {
+  #context(grad: NdArray, live: Live): UpdateContext {
     const { model, prior } = this.target;
     return {
       gpu: model.engine.gpu,
@@ -287,6 +293,7 @@ export class Trainer<B = PackedBatch> {
       grad,
       mu: prior.mu,
       status: this.#status,
+      live,
       state: (name) => {
         const vector = this.#vectors.get(name);
         if (!vector) throw new Error(`the optimiser has no vector ${name}`);

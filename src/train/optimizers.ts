@@ -6,7 +6,7 @@
 import { type Slice, valueFor } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import type { Gpu } from "../gpu/index.ts";
-import { adamUpdate, type NdArray, type Stretch, sgdUpdate } from "../kernels/index.ts";
+import { adamUpdate, type Live, type NdArray, type Stretch, sgdUpdate } from "../kernels/index.ts";
 
 export interface UpdateContext {
   readonly gpu: Gpu;
@@ -15,6 +15,8 @@ export interface UpdateContext {
   readonly grad: NdArray;
   readonly mu: NdArray;
   readonly status: NdArray;
+  /** What of θ the step visits. */
+  readonly live: Live;
   /** The optimiser's own vectors, by the names in `vectors`. */
   state(name: string): NdArray;
 }
@@ -31,6 +33,8 @@ export interface Optimizer {
   readonly facts: Readonly<Record<string, string | number>>;
   /** Decoupled decay, if it has one: not a prior. */
   readonly decay: number;
+  /** Whether a weight without a gradient, at its prior mean, stays there: not under a decay towards zero. */
+  readonly rests: boolean;
   /** Learning rate of a slice before the schedule. */
   lrOf(slice: Slice): number;
   /** One step (counted from 1) of one stretch, at learning rate `lr`; `last`: the step's last stretch, which counts it. */
@@ -91,13 +95,14 @@ function adamFamily(
     name,
     vectors: ["m", "v"],
     decay,
+    rests: decay === 0 || towards === "mean",
     lr: rates.lr,
     groups: Object.keys(byGroup(rates)),
     facts: { optimizer: name, ...rateFacts(rates), beta1, beta2, eps, decay, ...(decay > 0 ? { towards } : {}) },
     lrOf: rateOf(rates),
-    update({ gpu, theta, grad, mu, status, state }, stretch, lr, step, last) {
+    update({ gpu, theta, grad, mu, status, live, state }, stretch, lr, step, last) {
       const vectors = { theta, grad, mu, m: state("m"), v: state("v") };
-      adamUpdate(gpu, vectors, stretch, status, { lr, beta1, beta2, eps, step, last, decay, towards });
+      adamUpdate(gpu, vectors, stretch, status, { lr, beta1, beta2, eps, step, last, decay, towards, live });
     },
   };
 }
@@ -114,13 +119,14 @@ export function sgd({ momentum = 0, ...rates }: SgdSettings): Optimizer {
     name: "sgd",
     vectors: momentum > 0 ? ["momentum"] : [],
     decay: 0,
+    rests: true,
     lr: rates.lr,
     groups: Object.keys(byGroup(rates)),
     facts: { optimizer: "sgd", ...rateFacts(rates), momentum },
     lrOf: rateOf(rates),
-    update({ gpu, theta, grad, mu, status, state }, stretch, lr, step, last) {
+    update({ gpu, theta, grad, mu, status, live, state }, stretch, lr, step, last) {
       const vectors = { theta, grad, mu, ...(momentum > 0 ? { momentum: state("momentum") } : {}) };
-      sgdUpdate(gpu, vectors, stretch, status, { lr, momentum, step, last, decay: 0 });
+      sgdUpdate(gpu, vectors, stretch, status, { lr, momentum, step, last, decay: 0, live });
     },
   };
 }

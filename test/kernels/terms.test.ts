@@ -68,8 +68,8 @@ const STRETCHES: [string, number, Stretch[]][] = [
 ];
 
 for (const [name, n, stretches] of STRETCHES) {
-  for (const window of [undefined, 4096 * 4]) {
-    test(`stretches: ${name}${window ? ", in windows of 16 KiB" : ""}`, async () => {
+  for (const window of [undefined, 8192 * 4]) {
+    test(`stretches: ${name}${window ? ", in windows of 32 KiB" : ""}`, async () => {
       const host = vectors(n);
       const expected = vectorTermsReference(host, stretches);
       const free = await terms(host, stretches, { window });

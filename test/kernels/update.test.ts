@@ -44,7 +44,7 @@ function start(n: number) {
 for (const [name, n, stretches] of LAYOUTS) {
   for (const [kind, decay, towards, clip, window] of [
     ["Adam", 0, undefined, undefined, undefined],
-    ["AdamW to the mean, clipped, in windows of 4 KiB", 0.1, "mean", 0.7, 4096],
+    ["AdamW to the mean, clipped, in windows of 32 KiB", 0.1, "mean", 0.7, 32_768],
     ["AdamW to zero", 0.1, "zero", undefined, undefined],
   ] as const) {
     test(`ten steps of ${kind} on ${name} follow float64`, async () => {
@@ -185,7 +185,7 @@ describe("Adam", () => {
         "adamUpdate: step 0; steps are counted from 1",
       );
       expect(() => adamUpdate(g, on, stretch, status, { ...ADAM, eps: 0 })).toThrow("eps 0 is not > 0");
-      expect(() => adamUpdate(g, on, stretch, status, { ...ADAM, window: 255 })).toThrow("below one window");
+      expect(() => adamUpdate(g, on, stretch, status, { ...ADAM, window: 255 })).toThrow("below one block");
       expect(() => sgdUpdate(g, on, stretch, status, { lr: 1, momentum: 0.9, step: 1, last: true, decay: 0 })).toThrow(
         "needs a momentum vector",
       );
@@ -265,7 +265,7 @@ test("ten steps of SGD with momentum and decay, and without, follow float64", as
   for (const momentum of [0, 0.9]) {
     const { theta, mu } = start(n);
     const twin = { theta: Float64Array.from(theta), momentum: new Float64Array(n) };
-    const options = { lr: 0.01, momentum, step: 1, last: true, decay: 0.05, window: 8192 };
+    const options = { lr: 0.01, momentum, step: 1, last: true, decay: 0.05, window: 32_768 };
     const found = await g.scope(() => {
       const on = {
         theta: fromHost(g, theta),

@@ -214,6 +214,7 @@ async function load(
     labels,
     seed: options.seed,
     scratch: options.method === "scratch",
+    recompute: options.recompute,
     ...(options.readout === undefined ? {} : { readout: options.readout }),
     ...(options.head === undefined ? {} : { head: options.head }),
   });

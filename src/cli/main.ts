@@ -226,6 +226,10 @@ function commands(io: Io): Command {
     command.option("--json", "one JSON document on stdout, and nothing else there");
   }
   for (const command of [finetune, pretrain]) {
+    command.option(
+      "--recompute",
+      "keep of each layer only its input: less memory, about a third more time, the same bits",
+    );
     command.option("--profile", "time every kernel: a table on stderr, and profile.json in --out");
   }
   for (const command of [finetune, evaluate, predict, embed]) {

@@ -74,6 +74,8 @@ export interface FinetuneOptions extends LengthOptions {
   evaluate: "every" | "last" | number;
   select: "last" | "best";
   out: string;
+  /** Run layers again in the backward: less memory, the same bits. */
+  recompute: boolean;
   resume: boolean;
   overwrite: boolean;
   /** Show which kernels the time goes to. */
@@ -189,6 +191,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
     select,
     out: textFlag(raw, "out") ?? `runs/${stem(train)}-${method}`,
+    recompute: raw.recompute === true,
     resume: raw.resume === true,
     overwrite: raw.overwrite === true,
     profile: raw.profile === true,
@@ -217,6 +220,8 @@ export interface PretrainOptions {
   maxLength: number | undefined;
   seed: number;
   out: string;
+  /** Run layers again in the backward: less memory, the same bits. */
+  recompute: boolean;
   resume: boolean;
   overwrite: boolean;
   /** Show which kernels the time goes to. */
@@ -254,6 +259,7 @@ export function pretrainOptions(raw: RawFlags): PretrainOptions {
     maxLength: lengthOptions(raw).maxLength,
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     out,
+    recompute: raw.recompute === true,
     resume: raw.resume === true,
     overwrite: raw.overwrite === true,
     profile: raw.profile === true,
@@ -357,7 +363,8 @@ function stem(path: string): string {
 
 /** For `--resume`: the options that decide what a run computes, as JSON values. */
 export function optionRecord(options: FinetuneOptions): Record<string, unknown> {
-  const { resume: _r, overwrite: _o, profile: _p, json: _j, out: _out, columns, precisions, ...rest } = options;
+  const { columns, precisions, ...flags } = options;
+  const { recompute: _c, resume: _r, overwrite: _o, profile: _p, json: _j, out: _out, ...rest } = flags;
   return JSON.parse(
     JSON.stringify({ ...rest, ...columns, priorPrecision: precisionText(precisions) }, (_, v) => v ?? null),
   ) as Record<string, unknown>;

@@ -178,7 +178,7 @@ function newRecord(
   start: Start,
   { sentences, maxLength, nextSentence, N }: { sentences: number; maxLength: number; nextSentence: boolean; N: number },
 ): RunRecord {
-  const { resume: _, overwrite: __, json: ___, out: ____, profile: _____, ...flags } = options;
+  const { recompute: _c, resume: _r, overwrite: _o, profile: _p, json: _j, out: _out, ...flags } = options;
   const hash = sha256File(options.text);
   const task = nextSentence ? "masked tokens and next sentence" : "masked tokens";
   const source = options.model ?? options.config ?? "";

@@ -56,6 +56,8 @@ export class Gpu {
   afterDispatch: ((dispatch: Dispatch) => void) | undefined;
   /** Called with the text of every pipeline that is compiled. */
   afterCompile: ((dispatch: Dispatch, wgsl: string) => void) | undefined;
+  /** Told of every wait for the GPU; node.ts sets it where waiting itself has a price. */
+  onWait: ((wait: Promise<unknown>) => void) | undefined;
   /** Times every dispatch, in a pass of its own: only passes are timed. Changed by its `start` and `stop`. */
   timer: Profile | undefined;
   /** Since the last `resetCounters`: dispatches recorded and submits made. */
@@ -281,7 +283,9 @@ export class Gpu {
     encoder.copyBufferToBuffer(this.#ticket.raw, 0, staging, bytes, 4);
     this.#guarded("read", () => this.device.queue.submit([encoder.finish()]));
     try {
-      await staging.mapAsync(0x01);
+      const mapping = staging.mapAsync(0x01);
+      this.onWait?.(mapping);
+      await mapping;
       await Promise.all(this.#pending);
       this.check();
       const mapped = staging.getMappedRange();

@@ -16,6 +16,7 @@ import { createBrotliDecompress } from "node:zlib";
 import { DeviceError, InputError } from "../errors.ts";
 import { type AdapterReport, Gpu } from "./gpu.ts";
 import type { ShaderSources } from "./shaders.ts";
+import { restBetweenTurns } from "./wait.ts";
 
 /** What was asked for an adapter, and why it was or was not taken. */
 export interface Attempt {
@@ -165,7 +166,7 @@ async function openAdapter(instance: GPU, adapter: GPUAdapter, kind: AdapterRepo
     requiredLimits: limits,
   });
   const info = adapter.info;
-  return new Gpu(
+  const gpu = new Gpu(
     instance,
     device,
     {
@@ -178,6 +179,8 @@ async function openAdapter(instance: GPU, adapter: GPUAdapter, kind: AdapterRepo
     },
     readShaders(),
   );
+  if (kind !== "hardware") gpu.onWait = restBetweenTurns();
+  return gpu;
 }
 
 /** 0 where the size may vary from dispatch to dispatch: our kernels want it known. */

@@ -165,7 +165,7 @@ describe("pretrain", () => {
     const whole = await run(command("whole", "--json"));
     expect(whole.code, whole.stderr).toBe(0);
     expect(JSON.parse(whole.stdout).steps).toBe(6);
-    const stopped = await run(command("parts"), {
+    const stopped = await run(command("parts", "--recompute"), {
       onStderr: (line, interrupt) => line.startsWith("training 2/") && interrupt(),
     });
     expect(stopped.code).toBe(130);

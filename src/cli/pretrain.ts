@@ -123,8 +123,9 @@ async function train(
   }
   if (!nextSentence)
     out.note("next sentence is not trained: it needs two documents (an empty line between them) and a pooler");
-  const { seed, out: folder } = options;
-  const model = await BertForPreTraining.load(engine, start.checkpoint, { nextSentence, seed, scratch: start.scratch });
+  const { seed, recompute, out: folder } = options;
+  const { scratch } = start;
+  const model = await BertForPreTraining.load(engine, start.checkpoint, { nextSentence, seed, scratch, recompute });
   for (const note of model.report.notes) out.note(note);
   const source = pretrainingSource(documents, tokenizer, {
     seed,

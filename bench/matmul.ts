@@ -11,7 +11,7 @@ import {
   matmul,
   matmulWithPreactivation,
 } from "../src/kernels/matmul.ts";
-import type { Family } from "../src/kernels/matmul-choice.ts";
+import type { Family } from "../src/kernels/matmul-families.ts";
 import type { BenchCase } from "./case.ts";
 
 const LAYOUTS: readonly Layout[] = ["NN", "NT", "TN"];

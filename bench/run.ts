@@ -5,6 +5,8 @@
  */
 
 import { adapterText } from "../src/cli/output.ts";
+import { run } from "../src/cli/process.ts";
+import { loadTuned, tunedRemark } from "../src/cli/tuned.ts";
 import { copies as copyCeilings, multiplyAdd as multiplyAddCeiling } from "../src/gpu/index.ts";
 import { openGpu } from "../src/gpu/node.ts";
 import { cases as attention } from "./attention.ts";
@@ -20,16 +22,22 @@ import { stepCases } from "./step.ts";
 import { cases as vector } from "./vector.ts";
 
 const words = process.argv.slice(2);
+if (words.includes("--tune")) {
+  await run(["bench", ...words]);
+  process.exit();
+}
 const json = words.includes("--json");
 const filters = words.filter((word) => !word.startsWith("-") && word !== "kernels");
 const unknown = words.find((word) => word.startsWith("-") && word !== "--json");
 if (unknown) {
-  process.stderr.write(`${unknown}: unknown flag. Usage: npm run bench [-- FILTER… --json]\n`);
+  process.stderr.write(`${unknown}: unknown flag. Usage: npm run bench [-- FILTER… --json] or [-- --tune --json]\n`);
   process.exit(2);
 }
 
 const gpu = await openGpu();
 process.stderr.write(`adapter: ${adapterText(gpu.adapter)}\n`);
+const tuned = tunedRemark(loadTuned(gpu, process.env));
+if (tuned !== undefined) process.stderr.write(`note: ${tuned}\n`);
 if (gpu.adapter.kind !== "hardware")
   process.stderr.write("note: a software adapter; compare ratios, not milliseconds\n");
 

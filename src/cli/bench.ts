@@ -1,12 +1,25 @@
-/** @file `bench`: hands over to bench/run.ts, which is a program of its own (`npm run bench`). */
+/**
+ * @file `bench`: hands over to bench/run.ts, which is a program of its own (`npm run bench`). `bench --tune` is part of the
+ * package: whoever installs it on a GPU that was never measured wants it.
+ */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { quote } from "../data/text.ts";
 import { InputError, PriorworkError } from "../errors.ts";
 import type { Io } from "./io.ts";
 import type { RawFlags } from "./options.ts";
+import { tune } from "./tune.ts";
 
 export async function bench(words: readonly string[], raw: RawFlags, io: Io): Promise<void> {
+  if (raw.tune === true) {
+    if (words.length > 0) {
+      throw new InputError(
+        `--tune: it measures the matrix products only (found ${quote(words.join(" "))}). Leave it out.`,
+      );
+    }
+    return tune(raw, io);
+  }
   const program = fileURLToPath(new URL("../../bench/run.ts", import.meta.url));
   if (!existsSync(program)) {
     throw new InputError(

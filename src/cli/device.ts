@@ -6,11 +6,14 @@ import { Engine } from "../autograd/index.ts";
 import { debugLevel, type Gpu, trace } from "../gpu/index.ts";
 import { openGpu } from "../gpu/node.ts";
 import type { Output } from "./output.ts";
+import { loadTuned, tunedRemark } from "./tuned.ts";
 
 /** Runs `body` with an engine on the best adapter (or PRIORWORK_ADAPTER's). DeviceError: none. */
 export async function withEngine<T>(out: Output, body: (engine: Engine) => Promise<T>): Promise<T> {
   const gpu: Gpu = await openGpu({ adapter: out.io.env.PRIORWORK_ADAPTER });
   out.adapter(gpu.adapter);
+  const remark = tunedRemark(loadTuned(gpu, out.io.env));
+  if (remark !== undefined) out.note(remark);
   trace(gpu, debugLevel(out.io.env.DEBUG), (lines) => out.remark(lines));
   const engine = new Engine(gpu);
   try {

@@ -9,6 +9,7 @@ import { table } from "./format.ts";
 import type { Io } from "./io.ts";
 import type { RawFlags } from "./options.ts";
 import { adapterText, Output } from "./output.ts";
+import { type Loaded, loadTuned } from "./tuned.ts";
 import { versions } from "./version.ts";
 
 /** The limits that decide which models fit and which kernels run. */
@@ -32,6 +33,7 @@ export async function doctor(raw: RawFlags, io: Io): Promise<void> {
   const out = new Output(io, raw.json === true);
   const tried: Attempt[] = [];
   let adapter: AdapterReport | null = null;
+  let loaded: Loaded = {};
   let failure: unknown;
   try {
     const gpu = await openGpu({
@@ -39,22 +41,25 @@ export async function doctor(raw: RawFlags, io: Io): Promise<void> {
       onAttempt: (attempt) => tried.push(attempt),
     });
     adapter = gpu.adapter;
+    loaded = loadTuned(gpu, io.env);
     gpu.destroy();
   } catch (error) {
     if (!(error instanceof PriorworkError)) throw error;
     failure = error;
   }
   if (adapter !== null) out.adapter(adapter);
-  out.text(report(adapter, tried, io));
+  if (loaded.problem !== undefined) out.note(loaded.problem);
+  out.text(report(adapter, loaded, tried, io));
   if (out.json) {
     const { subgroupSize: _, ...shown } = adapter ?? { subgroupSize: 0 };
-    out.document({ adapter: adapter === null ? null : shown, tried, versions: versions() });
+    const tuned = loaded.tuned ?? null;
+    out.document({ adapter: adapter === null ? null : shown, tried, tuned, versions: versions() });
   }
   // The sentence that says what to install comes last, as every failure's.
   if (failure !== undefined) throw failure;
 }
 
-function report(adapter: AdapterReport | null, tried: readonly Attempt[], io: Io): string {
+function report(adapter: AdapterReport | null, { tuned }: Loaded, tried: readonly Attempt[], io: Io): string {
   const { priorwork, node, webgpu } = versions();
   const lines = [
     `priorwork ${priorwork}, Node ${node}, webgpu (Dawn) ${webgpu}, ${process.platform}-${process.arch}`,
@@ -68,5 +73,10 @@ function report(adapter: AdapterReport | null, tried: readonly Attempt[], io: Io
   lines.push(`Features: ${adapter.features.join(", ") || "none that priorwork uses"}`);
   lines.push("Limits:");
   lines.push(...SHOWN_LIMITS.map((name) => `  ${name}: ${adapter.limits[name] ?? "unknown"}`));
+  lines.push(
+    tuned
+      ? `Matrix products: tuned here on ${tuned.date} (${tuned.file})`
+      : "Matrix products: the built-in choice; `priorwork bench --tune` measures this adapter, in some minutes",
+  );
   return [...lines, "", ADVICE[adapter.kind]].join("\n");
 }

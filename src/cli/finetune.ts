@@ -31,7 +31,7 @@ import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, ty
 import { Output } from "./output.ts";
 import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
-import { checkResume, newRecord, type RunInputs, saveRun } from "./run-record.ts";
+import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
 import { adjusted, type Folder, hasHead, type LoadedClassifier, openModelFolder, report } from "./source.ts";
 import { Training } from "./training.ts";
 
@@ -128,6 +128,7 @@ async function train(
   earlier: RunRecord | undefined,
   out: Output,
 ): Promise<void> {
+  if (earlier !== undefined) for (const note of takeUpChoices(engine.gpu, earlier)) out.note(note);
   const model = await load(engine, options, folder, data, out);
   const prior = priorOf(model, options);
   const trainable = trainableParameters(model.theta);

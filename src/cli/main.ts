@@ -222,6 +222,8 @@ function commands(io: Io): Command {
     async (words, raw, at) => (await import("./bench.ts")).bench(words, raw, at),
   );
 
+  bench.option("--tune", "find the fastest matrix products for this adapter, and use them from now on");
+
   for (const command of [finetune, evaluate, predict, embed, pretrain, doctor, bench]) {
     command.option("--json", "one JSON document on stdout, and nothing else there");
   }

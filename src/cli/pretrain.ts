@@ -25,7 +25,7 @@ import { type PretrainOptions, pretrainOptions, type RawFlags } from "./options.
 import { Output } from "./output.ts";
 import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
-import { checkResume, kernelChoices } from "./run-record.ts";
+import { checkResume, kernelChoices, takeUpChoices } from "./run-record.ts";
 import { adjusted, openModelFolder } from "./source.ts";
 import { Training } from "./training.ts";
 import { versions } from "./version.ts";
@@ -124,6 +124,7 @@ async function train(
   if (!nextSentence)
     out.note("next sentence is not trained: it needs two documents (an empty line between them) and a pooler");
   const { seed, recompute, out: folder } = options;
+  if (earlier !== undefined) for (const note of takeUpChoices(engine.gpu, earlier)) out.note(note);
   const { scratch } = start;
   const model = await BertForPreTraining.load(engine, start.checkpoint, { nextSentence, seed, scratch, recompute });
   for (const note of model.report.notes) out.note(note);

@@ -4,12 +4,12 @@
  */
 import { basename, join } from "node:path";
 import { sha256, writeFileAtomic } from "../data/files.ts";
-import type { JsonObject } from "../data/json.ts";
+import { isObject, type JsonObject } from "../data/json.ts";
 import { inert } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import type { Gpu } from "../gpu/index.ts";
 import { readShaders } from "../gpu/node.ts";
-import { chooseMatmul } from "../kernels/matmul-choice.ts";
+import { choicesInForce, chooseMatmul, chosenFamilies, parseChoices, useChoices } from "../kernels/matmul-choice.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
 import { modelCard } from "./card.ts";
 import type { EvaluateJson } from "./measure.ts";
@@ -90,17 +90,45 @@ function isFlat({ precisions }: FinetuneOptions): boolean {
   return Object.values(precisions).every((precision) => precision === 0);
 }
 
-/** What decides the order of sums: the shaders by hash, and the matrix product of each layout at a layer's shape. */
+/**
+ * What decides the order of sums: the shaders by hash, the choices that a tuning put in force (null: the built-in table
+ * decides), and for people the matrix product of each layout at a layer's shape.
+ */
 export function kernelChoices(gpu: Gpu): JsonObject {
   const sizes = { M: 1024, N: 384, K: 384 };
   const matmul = Object.fromEntries(
     (["NN", "NT", "TN"] as const).map((layout) => {
-      const { shader, entry, tile } = chooseMatmul(gpu.adapter, layout, sizes);
+      const families = chosenFamilies(gpu, layout, { G: 1, ...sizes });
+      const { shader, entry, tile } = chooseMatmul(gpu.adapter, layout, sizes, families);
       return [layout, { shader, entry, tile }];
     }),
   );
   const sources = [...readShaders()].map(([name, text]) => `${name}\n${text}`).join("\n");
-  return { matmul, shaders: sha256(sources) };
+  return { matmul, tuned: choicesInForce(gpu) ?? null, shaders: sha256(sources) };
+}
+
+/**
+ * Puts the choices in force that the run was begun with, whatever this machine was tuned to since: equal choices give
+ * equal bits. Remarks where that cannot be, or where it changes what was in force.
+ */
+export function takeUpChoices(gpu: Gpu, earlier: RunRecord): string[] {
+  const { name, driver } = gpu.adapter;
+  const { adapter, kernels } = earlier;
+  if (adapter.name !== name || adapter.driver !== driver) {
+    return [
+      `the run was begun on ${adapterText(adapter)}, this is ${adapterText(gpu.adapter)}: it may not continue bit for bit`,
+    ];
+  }
+  const theirs = isObject(kernels) && Array.isArray(kernels.tuned) ? kernels.tuned : undefined;
+  const before = JSON.stringify(choicesInForce(gpu));
+  try {
+    useChoices(gpu, theirs && parseChoices(theirs));
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    return [`run.json: its kernel choices cannot be taken up (${error.message}): it may not continue bit for bit`];
+  }
+  if (JSON.stringify(choicesInForce(gpu)) === before) return [];
+  return [`matrix products as when the run was begun: ${theirs ? "tuned" : "the built-in choice"}`];
 }
 
 /** InputError: the command is another than the run's, or a file has changed since. */

@@ -226,12 +226,16 @@ async function loadBundledVulkan(): Promise<void> {
   loaded.push(koffi.load(join(folder, "libvulkan.so.1")));
 }
 
+/** Where what can be made again is kept: PRIORWORK_CACHE, or a folder of ours beside the user's other caches. */
+export function cacheFolder(env: Readonly<Record<string, string | undefined>> = process.env): string {
+  return env.PRIORWORK_CACHE || join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "priorwork");
+}
+
 /** The archive's three files, in a folder of the user's own that is named by the archive's hash; unpacked once. */
 async function unpack(archive: string): Promise<string> {
   const bytes = readFileSync(archive);
   const hash = createHash("sha256").update(bytes).digest("hex").slice(0, 16);
-  const caches = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
-  const folder = join(caches, "priorwork", `swiftshader-${hash}`);
+  const folder = join(cacheFolder(), `swiftshader-${hash}`);
   if (existsSync(join(folder, "vk_swiftshader_icd.json"))) return folder;
   const { extract } = (await import("tar-stream")) as typeof import("tar-stream");
   const partial = `${folder}.${process.pid}`;

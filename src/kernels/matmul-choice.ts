@@ -1,37 +1,33 @@
 /**
- * @file Which matrix-product shader runs: a small table of measurements, keyed by what the adapter is and by the shape.
- * Every choice gives the same values up to the order of the sum over k.
+ * @file Which matrix-product family runs. Two tables: the one built in, by kind of adapter, from measurements that stand
+ * below; and one that `priorwork bench --tune` made for one adapter, where it has been made and is in force. A choice
+ * changes rounding and nothing else, so a run remembers its own and takes it up again.
  */
-import type { AdapterReport, Tile } from "../gpu/index.ts";
+import type { AdapterReport, Gpu } from "../gpu/index.ts";
 import type { Layout, MatmulSizes } from "./matmul.ts";
+import { FAMILIES, type Family, isFamily, type MatmulAdapter, type MatmulChoice } from "./matmul-families.ts";
+
+/** G products of one shape in a dispatch, 1 where there is no batch. */
+export interface ProductSizes extends MatmulSizes {
+  G: number;
+}
+
+/** What was measured at one shape. */
+export interface Choice extends ProductSizes {
+  layout: Layout;
+  /** Fastest first. The first that can run at a shape nearby is taken there. */
+  families: readonly Family[];
+}
 
 /**
- * "subgroup": subgroup broadcast, software adapters; "tile32" … "tile128": workgroup memory, GPUs, by the rows and columns
- * of a workgroup; "register": everywhere and every size.
+ * The choices of one adapter, as they stand in a file. A shape takes those of its layout's nearest measured shape, by the
+ * distance of the logarithms of G, M, N and K: what decides between tiles are ratios of sizes, and every shape has a
+ * nearest one, so that no class is empty.
  */
-export type Family = "subgroup" | "register" | keyof typeof WORKGROUP_TILES;
-
-/** The switches of matmul_workgroup.wgsl: a workgroup computes TY·RB·4 rows and TX·CB·4 columns with TX·TY threads. */
-export const WORKGROUP_TILES = {
-  tile32: { RB: 1, CB: 1, TX: 8, TY: 8 },
-  tile64: { RB: 2, CB: 1, TX: 16, TY: 8 },
-  tile128: { RB: 2, CB: 2, TX: 16, TY: 16 },
-} as const satisfies Record<string, Tile>;
-
-/** Loads are 4-vectors along the inner dimension of each array as stored. */
-const WHOLE_VECTORS: Record<Layout, readonly (keyof MatmulSizes)[]> = { NN: ["K", "N"], NT: ["K"], TN: ["M", "N"] };
+export type Choices = readonly Choice[];
 
 /** A tile is worth its size while it makes at least this many workgroups: a big GPU has 132 multiprocessors. Unmeasured. */
 const BUSY = 132;
-
-export interface MatmulChoice {
-  shader: string;
-  entry: string;
-  tile: Tile;
-  /** Rows and columns of C that one workgroup computes. */
-  rows: number;
-  columns: number;
-}
 
 /**
  * GFLOP/s at 512³ on two busy cores, NN / NT / TN, medians, counted by the processor time of the adapter's threads,
@@ -45,52 +41,103 @@ const SUBGROUP_ADAPTERS: readonly AdapterReport["kind"][] = ["software", "bundle
 /** Below this many columns most threads of a tile have nothing to do, and the register tile is as good. */
 const FEW_COLUMNS = 4;
 
-/** What of an adapter decides. */
-export type MatmulAdapter = Pick<AdapterReport, "kind" | "subgroupSize" | "limits">;
-
-/** `family` is a wish (tests, benches): where it cannot run, the register tile does. */
+/** What runs: the first that can of `families`, or else of the built-in table's. `families` may be a wish or a measurement. */
 export function chooseMatmul(
   adapter: MatmulAdapter,
   layout: Layout,
   sizes: MatmulSizes & { G?: number },
-  family: Family = preferred(adapter, sizes),
+  families: readonly Family[] = preferred(adapter, layout, sizes),
 ): MatmulChoice {
-  const { N, K } = sizes;
-  const lanes = adapter.subgroupSize;
-  if (family === "subgroup" && (lanes === 4 || lanes === 8) && (layout === "NT" ? K % 2 === 0 : N % 4 === 0)) {
-    const entry = layout === "NT" ? "nt" : "nn";
-    return { shader: "matmul_subgroup", entry, tile: { LANES: lanes }, rows: 16, columns: lanes * 4 };
+  for (const family of families) {
+    const choice = FAMILIES[family](adapter, layout, sizes);
+    if (choice) return choice;
   }
-  if (family !== "subgroup" && family !== "register" && WHOLE_VECTORS[layout].every((size) => sizes[size] % 4 === 0)) {
-    const tile = WORKGROUP_TILES[family];
-    if (fits(adapter, family)) {
-      const { rows, columns } = extent(tile);
-      return { shader: "matmul_workgroup", entry: "tiled", tile, rows, columns };
+  return FAMILIES.register();
+}
+
+/** The built-in table: the families in the order in which they are tried. */
+export function preferred(
+  adapter: MatmulAdapter,
+  layout: Layout,
+  sizes: MatmulSizes & { G?: number },
+): readonly Family[] {
+  const { M, N, G = 1 } = sizes;
+  if (N <= FEW_COLUMNS) return ["register"];
+  if (SUBGROUP_ADAPTERS.includes(adapter.kind)) return ["subgroup"];
+  const busy = (["tile128", "tile64"] as const).filter((family) => {
+    const choice = FAMILIES[family](adapter, layout, sizes);
+    // Half of a tile beyond the edge is work for nothing.
+    return (
+      choice &&
+      M > choice.rows / 2 &&
+      N > choice.columns / 2 &&
+      G * Math.ceil(M / choice.rows) * Math.ceil(N / choice.columns) >= BUSY
+    );
+  });
+  return [...busy, "tile32"];
+}
+
+// ---- choices in force
+
+/** By layout, with the logarithms that distances are made of. */
+type Index = Record<Layout, { at: readonly number[]; families: readonly Family[] }[]>;
+
+const inForce = new WeakMap<Gpu, { choices: Choices; index: Index }>();
+
+/** From now on `gpu` takes these; undefined: the built-in table's. */
+export function useChoices(gpu: Gpu, choices: Choices | undefined): void {
+  if (choices === undefined) {
+    inForce.delete(gpu);
+    return;
+  }
+  const index: Index = { NN: [], NT: [], TN: [] };
+  for (const choice of choices) index[choice.layout].push({ at: logarithms(choice), families: choice.families });
+  inForce.set(gpu, { choices, index });
+}
+
+/** Those that a file or a run brought; undefined where the built-in table decides. */
+export function choicesInForce(gpu: Gpu): Choices | undefined {
+  return inForce.get(gpu)?.choices;
+}
+
+/** What `gpu` takes for this product by the choices in force; undefined: they say nothing. */
+export function chosenFamilies(gpu: Gpu, layout: Layout, sizes: ProductSizes): readonly Family[] | undefined {
+  const measured = inForce.get(gpu)?.index[layout];
+  if (!measured) return undefined;
+  const at = logarithms(sizes);
+  let nearest: readonly Family[] | undefined;
+  let least = Number.POSITIVE_INFINITY;
+  for (const one of measured) {
+    const distance = one.at.reduce((sum, x, i) => sum + (x - (at[i] as number)) ** 2, 0);
+    if (distance < least) {
+      least = distance;
+      nearest = one.families;
     }
   }
-  return { shader: "matmul_register", entry: "registers", tile: {}, rows: 64, columns: 32 };
+  return nearest;
 }
 
-function preferred(adapter: MatmulAdapter, { M, N, G = 1 }: MatmulSizes & { G?: number }): Family {
-  if (N <= FEW_COLUMNS) return "register";
-  if (SUBGROUP_ADAPTERS.includes(adapter.kind)) return "subgroup";
-  const busy = (["tile128", "tile64"] as const).find((family) => {
-    const { rows, columns } = extent(WORKGROUP_TILES[family]);
-    return fits(adapter, family) && G * Math.ceil(M / rows) * Math.ceil(N / columns) >= BUSY;
+function logarithms({ G, M, N, K }: ProductSizes): number[] {
+  return [Math.log2(G), Math.log2(M), Math.log2(N), Math.log2(K)];
+}
+
+/** More than any tuning writes; a file may hold anything. */
+const MOST_CHOICES = 4096;
+
+/** Choices as JSON has them. TypeError, with what is wrong: they are not, or name a family that is not known here. */
+export function parseChoices(value: unknown): Choices {
+  if (!Array.isArray(value) || value.length > MOST_CHOICES) throw new TypeError("no list of choices");
+  return value.map((item: unknown, i) => {
+    const { layout, families, ...rest } = (item ?? {}) as Record<string, unknown>;
+    if (layout !== "NN" && layout !== "NT" && layout !== "TN") throw new TypeError(`choice ${i} has no layout`);
+    const [G, M, N, K] = (["G", "M", "N", "K"] as const).map((name) => {
+      const size = rest[name];
+      if (!Number.isSafeInteger(size) || (size as number) < 1) throw new TypeError(`choice ${i} has no size ${name}`);
+      return size as number;
+    }) as [number, number, number, number];
+    if (!Array.isArray(families) || families.length === 0 || !families.every(isFamily)) {
+      throw new TypeError(`choice ${i} names a kernel that is not known here`);
+    }
+    return { layout, G, M, N, K, families: [...new Set(families)] };
   });
-  return busy ?? "tile32";
-}
-
-function extent({ RB, CB, TX, TY }: (typeof WORKGROUP_TILES)[keyof typeof WORKGROUP_TILES]) {
-  return { rows: TY * RB * 4, columns: TX * CB * 4 };
-}
-
-/** Whether the adapter has the threads and the workgroup memory: tile128 takes 16.5 KiB, more than the least there is. */
-function fits({ limits }: MatmulAdapter, family: keyof typeof WORKGROUP_TILES): boolean {
-  const { TX, TY } = WORKGROUP_TILES[family];
-  const { rows, columns } = extent(WORKGROUP_TILES[family]);
-  const bytes = 16 * 16 * (rows / 4 + 1 + columns / 4 + 1);
-  return (
-    TX * TY <= (limits.maxComputeInvocationsPerWorkgroup ?? 0) && bytes <= (limits.maxComputeWorkgroupStorageSize ?? 0)
-  );
 }

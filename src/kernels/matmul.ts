@@ -5,7 +5,8 @@
  */
 import type { Dispatch, Gpu } from "../gpu/index.ts";
 import { empty, expectShape, type Into, type NdArray, target } from "./array.ts";
-import { chooseMatmul, type Family } from "./matmul-choice.ts";
+import { chooseMatmul, chosenFamilies } from "./matmul-choice.ts";
+import type { Family } from "./matmul-families.ts";
 
 export type Layout = "NN" | "NT" | "TN";
 
@@ -24,7 +25,7 @@ export interface MatmulOptions {
   residual?: NdArray;
   /** Where the result goes, [M, N]; written or added to. A fresh array without it. */
   into?: Into;
-  /** For tests and benches: this family instead of the one that the table chooses. */
+  /** For tests and benches: this family instead of the chosen one; where it cannot run, the register tile does. */
   family?: Family;
 }
 
@@ -102,7 +103,9 @@ function launch(
   const u = preactivation ? empty(gpu, [M, N], "f32", op) : undefined;
   if (y.size === 0) return { y, u };
 
-  const choice = chooseMatmul(gpu.adapter, layout, { M, N, K, G }, options.family);
+  const sizes = { M, N, K, G };
+  const families = options.family ? [options.family] : chosenFamilies(gpu, layout, sizes);
+  const choice = chooseMatmul(gpu.adapter, layout, sizes, families);
   // What an epilogue does not use is bound all the same, as a view of A that is not read.
   const bindings: Dispatch["bindings"] = [a, b, y, bias ?? a, residual ?? a, ...(u ? [u] : [])];
   const grid = [Math.ceil(N / choice.columns), Math.ceil(M / choice.rows), G] as const;

@@ -9,7 +9,7 @@ import {
   matmulReference,
   matmulWithPreactivation,
 } from "../../src/kernels/matmul.ts";
-import type { Family } from "../../src/kernels/matmul-choice.ts";
+import type { Family } from "../../src/kernels/matmul-families.ts";
 import { expectClose, gpuForTests, randn, run } from "./harness.ts";
 
 const gpu = gpuForTests();

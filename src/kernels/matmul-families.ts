@@ -1,0 +1,77 @@
+/**
+ * @file The families of matrix-product shaders: what each computes with one workgroup and where it can run. A family more
+ * is an entry more here; the op tests, the tuning and the table of choices go over all of them. All give the same values
+ * up to the order of the sum over k.
+ */
+import type { AdapterReport, Tile } from "../gpu/index.ts";
+import type { Layout, MatmulSizes } from "./matmul.ts";
+
+/** What of an adapter decides. */
+export type MatmulAdapter = Pick<AdapterReport, "kind" | "subgroupSize" | "limits">;
+
+/** A shader with its switches, ready to launch. */
+export interface MatmulChoice {
+  shader: string;
+  entry: string;
+  tile: Tile;
+  /** Rows and columns of C that one workgroup computes. */
+  rows: number;
+  columns: number;
+}
+
+/** The shader for this adapter and shape; undefined where the family cannot run. */
+type Offer = (adapter: MatmulAdapter, layout: Layout, sizes: MatmulSizes) => MatmulChoice | undefined;
+
+/** Loads of matmul_workgroup.wgsl are 4-vectors along the inner dimension of each array as stored. */
+const WHOLE_VECTORS: Record<Layout, readonly (keyof MatmulSizes)[]> = { NN: ["K", "N"], NT: ["K"], TN: ["M", "N"] };
+
+/** Subgroup broadcast: one subgroup of 4 or 8 lanes a workgroup, sums in registers, no shared memory. Software adapters. */
+const subgroup: Offer = ({ subgroupSize: lanes }, layout, { N, K }) => {
+  if (lanes !== 4 && lanes !== 8) return undefined;
+  if (layout === "NT" ? K % 2 !== 0 : N % 4 !== 0) return undefined;
+  const entry = layout === "NT" ? "nt" : "nn";
+  return { shader: "matmul_subgroup", entry, tile: { LANES: lanes }, rows: 16, columns: lanes * 4 };
+};
+
+/**
+ * Tiles in workgroup memory, for GPUs: TX·TY threads compute TY·RB·4 rows and TX·CB·4 columns. tile128 takes 16.5 KiB of
+ * workgroup memory, more than the least there is.
+ */
+const workgroup =
+  (tile: { RB: number; CB: number; TX: number; TY: number }): Offer =>
+  ({ limits }, layout, sizes) => {
+    if (WHOLE_VECTORS[layout].some((size) => sizes[size] % 4 !== 0)) return undefined;
+    const rows = tile.TY * tile.RB * 4;
+    const columns = tile.TX * tile.CB * 4;
+    const bytes = 16 * 16 * (rows / 4 + 1 + columns / 4 + 1);
+    if (tile.TX * tile.TY > (limits.maxComputeInvocationsPerWorkgroup ?? 0)) return undefined;
+    if (bytes > (limits.maxComputeWorkgroupStorageSize ?? 0)) return undefined;
+    return { shader: "matmul_workgroup", entry: "tiled", tile, rows, columns };
+  };
+
+/** Everywhere and for every size. */
+const register = (): MatmulChoice => ({
+  shader: "matmul_register",
+  entry: "registers",
+  tile: {},
+  rows: 64,
+  columns: 32,
+});
+
+export const FAMILIES = {
+  subgroup,
+  /** By the rows and columns of a workgroup. */
+  tile32: workgroup({ RB: 1, CB: 1, TX: 8, TY: 8 }),
+  tile64: workgroup({ RB: 2, CB: 1, TX: 16, TY: 8 }),
+  tile128: workgroup({ RB: 2, CB: 2, TX: 16, TY: 16 }),
+  register,
+} as const satisfies Record<string, Offer>;
+
+export type Family = keyof typeof FAMILIES;
+
+export const isFamily = (name: unknown): name is Family => typeof name === "string" && Object.hasOwn(FAMILIES, name);
+
+/** The families that can run here; the register tile always can. */
+export function ableFamilies(adapter: MatmulAdapter, layout: Layout, sizes: MatmulSizes): Family[] {
+  return (Object.keys(FAMILIES) as Family[]).filter((family) => FAMILIES[family](adapter, layout, sizes));
+}

@@ -45,8 +45,13 @@ export class LiveChunks {
     }
   }
 
+  /** Of the vector's chunks. */
+  get share(): number {
+    return this.#count / this.#chunks;
+  }
+
   upload(gpu: Gpu): Live {
-    return { words: fromHost(gpu, this.#words), share: this.#count / this.#chunks };
+    return { words: fromHost(gpu, this.#words), share: this.share };
   }
 }
 

@@ -1,17 +1,17 @@
 /**
- * @file Whole training steps of a MiniLM-shaped BERT (6 layers × 384, 22.7 M parameters, seeded weights): forward,
- * backward, the terms of the log-posterior and Adam, by MLE and by MAP, at 1,024 tokens and at SST-2's 213. The prior's
- * cost is the difference between the two, which therefore run in turn.
+ * @file Whole steps of a MiniLM-shaped BERT (6 layers × 384, 22.7 M parameters, seeded weights), at 1,024 tokens and at
+ * SST-2's 213: inference; forward and backward; training (both, the terms of the log-posterior and Adam) by MLE and by
+ * MAP. The prior's cost is the difference between the last two, which therefore run in turn.
  */
-import { Engine } from "../src/autograd/index.ts";
-import type { Example } from "../src/data/batches.ts";
+import { Engine, ops } from "../src/autograd/index.ts";
+import { type Example, packBatch } from "../src/data/batches.ts";
 import type { Gpu } from "../src/gpu/index.ts";
 import { BertForSequenceClassification } from "../src/model/bert.ts";
 import { Stream } from "../src/random.ts";
 import { adam, fit, gaussianPrior, logPosterior } from "../src/train/index.ts";
 import type { BenchCase } from "./case.ts";
 
-const MINILM = {
+export const MINILM = {
   model_type: "bert",
   vocab_size: 30_522,
   hidden_size: 384,
@@ -27,38 +27,53 @@ const MINILM = {
 };
 
 /** Sequence lengths: 16 of 64 tokens, or 16 as SST-2 has them (mean 13). */
-const LENGTHS: Record<string, number[]> = {
+export const LENGTHS: Readonly<Record<string, readonly number[]>> = {
   "1024": Array(16).fill(64),
   "213": [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 17, 20, 23, 25, 29],
 };
 
-/** One case per objective and batch. Each run is one step that is read back, as training reads it. */
-export async function stepCases(gpu: Gpu): Promise<BenchCase[]> {
+/** One case per kind of step and batch. A run of training is one step that is read back, as training reads it. */
+export async function stepCases(
+  gpu: Gpu,
+  config: Readonly<Record<string, string | number>> = MINILM,
+  batches: Readonly<Record<string, readonly number[]>> = LENGTHS,
+): Promise<BenchCase[]> {
   const engine = new Engine(gpu);
   const source = {
     name: "bench",
-    config: MINILM,
+    config,
     shapes: new Map<string, number[]>(),
     read: async () => new Float32Array(),
   };
+  const { num_hidden_layers: layers, hidden_size: c, intermediate_size: f, vocab_size: vocabulary } = config;
+  // Flops per weight and token are 2 forward and 4 backward, without attention's T².
+  const weights = Number(layers) * (4 * Number(c) ** 2 + 2 * Number(c) * Number(f));
   const cases: BenchCase[] = [];
-  for (const [tokens, lengths] of Object.entries(LENGTHS)) {
+  for (const [turn, lengths] of Object.entries(batches)) {
     const stream = new Stream(1, "bench");
     const examples: Example[] = lengths.map((length, i) => ({
-      ids: Uint32Array.from({ length }, () => stream.integer(MINILM.vocab_size)),
+      ids: Uint32Array.from({ length }, () => stream.integer(Number(vocabulary))),
       typeIds: new Uint32Array(length),
       label: i % 2,
     }));
+    const tokens = lengths.reduce((a, b) => a + b, 0);
+    const shape = { tokens, sequences: lengths.length };
+    for (const [name, gradients] of [
+      ["step.inference", false],
+      ["step.backward", true],
+    ] as const) {
+      const flops = (gradients ? 6 : 2) * weights * tokens;
+      cases.push({ name, turn, shape, flops, ...evaluation(engine, source, examples, gradients) });
+    }
     for (const [objective, precision] of [
       ["MLE", 0],
       ["MAP", 300],
     ] as const) {
       cases.push({
         name: `step.${objective}`,
-        turn: tokens,
-        shape: { tokens: Number(tokens), sequences: lengths.length },
-        // 6 multiply-adds' worth of flops per weight and token (forward 2, backward 4), without attention's T².
-        flops: 6 * 6 * (4 * 384 * 384 + 2 * 384 * 1536) * Number(tokens),
+        turn,
+        shape,
+        flops: 6 * weights * tokens,
         ...trainer(engine, source, examples, precision),
       });
     }
@@ -66,10 +81,44 @@ export async function stepCases(gpu: Gpu): Promise<BenchCase[]> {
   return cases;
 }
 
+type Source = Parameters<typeof BertForSequenceClassification.load>[1];
+
+const OPTIONS = { labels: 2, readout: "mean", scratch: true } as const;
+
+/** The forward pass alone, or with the gradient of the mean NLL; nothing is read. */
+function evaluation(
+  engine: Engine,
+  source: Source,
+  examples: Example[],
+  gradients: boolean,
+): Pick<BenchCase, "run" | "dispose"> {
+  let model: BertForSequenceClassification | undefined;
+  const batch = packBatch(examples);
+  const step = (bert: BertForSequenceClassification) =>
+    engine.step(() => {
+      if (!gradients) return void engine.noGrad(() => bert.logits(batch));
+      bert.theta.zeroGradient();
+      engine.backward(ops.mean(bert.loss(batch).nlls));
+    });
+  return {
+    run() {
+      if (model) return step(model);
+      return BertForSequenceClassification.load(engine, source, OPTIONS).then((loaded) => {
+        model = loaded;
+        step(loaded);
+      });
+    },
+    dispose() {
+      model?.dispose();
+      model = undefined;
+    },
+  };
+}
+
 /** A training that takes one step at every `run`; the model is made at the first one and freed by `dispose`. */
 function trainer(
   engine: Engine,
-  source: Parameters<typeof BertForSequenceClassification.load>[1],
+  source: Source,
   examples: Example[],
   precision: number,
 ): Pick<BenchCase, "run" | "dispose"> {
@@ -78,11 +127,7 @@ function trainer(
   return {
     async run() {
       if (!steps) {
-        const model = await BertForSequenceClassification.load(engine, source, {
-          labels: 2,
-          readout: "mean",
-          scratch: true,
-        });
+        const model = await BertForSequenceClassification.load(engine, source, OPTIONS);
         const prior = gaussianPrior(model, {
           encoder: { precision },
           head: { mean: 0, precision: precision > 0 ? 1 : 0 },

@@ -29,15 +29,15 @@ export interface CeilingRun {
   dispose(): void;
 }
 
-/** Multiply-adds of f32 in registers. */
-export function multiplyAdd(gpu: Gpu): CeilingRun {
-  const bindings = [1024, GROUPS * 64 * 4].map((count) => array(gpu, 4 * count));
+/** Multiply-adds of f32 in registers, by `groups` workgroups of 64 threads. */
+export function multiplyAdd(gpu: Gpu, { groups = GROUPS, rounds = ROUNDS } = {}): CeilingRun {
+  const bindings = [1024, groups * 64 * 4].map((count) => array(gpu, 4 * count));
   // Ordinary numbers: on a CPU adapter, subnormal ones and NaN have a speed of their own.
   gpu.write(bindings[0] as View, new Float32Array(1024).fill(0.5));
-  const flops = GROUPS * 64 * ROUNDS * FMAS * 4 * 2;
+  const flops = groups * 64 * rounds * FMAS * 4 * 2;
   return {
     name: "ceiling.multiplyAdd",
-    shape: { threads: GROUPS * 64, rounds: ROUNDS },
+    shape: { threads: groups * 64, rounds },
     flops,
     run: () =>
       gpu.dispatch({
@@ -45,8 +45,8 @@ export function multiplyAdd(gpu: Gpu): CeilingRun {
         shader: "ceiling",
         entry: "multiply_add",
         bindings,
-        params: [ROUNDS, 0],
-        grid: [GROUPS, 1, 1],
+        params: [rounds, 0],
+        grid: [groups, 1, 1],
         work: { flops },
       }),
     dispose: () => release(gpu, bindings),
@@ -54,16 +54,16 @@ export function multiplyAdd(gpu: Gpu): CeilingRun {
 }
 
 /** A copy by a shader: both ways to lay it out, of which the better counts. */
-export function copies(gpu: Gpu): CeilingRun[] {
+export function copies(gpu: Gpu, bytes = COPY_BYTES): CeilingRun[] {
   return (["copy", "copy_coalesced"] as const).map((entry) => {
-    const bindings = [array(gpu, COPY_BYTES), array(gpu, COPY_BYTES)];
+    const bindings = [array(gpu, bytes), array(gpu, bytes)];
     // Else the driver may clear it within the copy that is timed.
     for (const view of bindings) gpu.clear(view);
-    const count = COPY_BYTES / 16;
+    const count = bytes / 16;
     return {
       name: "ceiling.copy",
-      shape: { bytes: COPY_BYTES },
-      bytes: 2 * COPY_BYTES,
+      shape: { bytes },
+      bytes: 2 * bytes,
       run: () =>
         gpu.dispatch({
           op: `ceiling.${entry}`,

@@ -34,8 +34,9 @@ export interface OpenOptions {
   onAttempt?: (attempt: Attempt) => void;
 }
 
-const ENABLED = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"];
-const DISABLED = ["timestamp_quantization"];
+/** Dawn's toggles of every device: on, and off. */
+export const ENABLED = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"];
+export const DISABLED = ["timestamp_quantization"];
 const FEATURES = ["subgroups", "shader-f16", "timestamp-query", "chromium-experimental-subgroup-matrix"];
 
 const INSTALL =

@@ -1,0 +1,108 @@
+/**
+ * @file How a case is timed on a GPU. One run may take microseconds, and awaiting the device costs a hundred: so a round
+ * records a case many times over and awaits it once. Cases that are compared take turns, round by round. Beside the wall
+ * time stand the host's (recording) and the device's (timestamps, each dispatch in a pass of its own, in a round apart).
+ */
+import { type Gpu, hasTimestamps, Profile } from "../../src/gpu/index.ts";
+import type { BenchCase } from "../case.ts";
+import { rounded, spreadOf } from "../rounds.ts";
+import type { Plan } from "./plan.ts";
+import type { GpuRow } from "./results.ts";
+
+/** Runs in a round, at most. */
+const MOST = 512;
+
+interface Timed {
+  body: BenchCase;
+  repeats: number;
+  /** Milliseconds of whole rounds, and of recording alone. */
+  wall: number[];
+  host: number[];
+  dispatches: number;
+}
+
+/** Rows of the cases, timed in turn; each is disposed of. `until`: no further round begins after that (Date.now). */
+export async function measureOnGpu(
+  gpu: Gpu,
+  bodies: readonly BenchCase[],
+  { rounds, round }: Pick<Plan, "rounds" | "round">,
+  until: number,
+): Promise<GpuRow[]> {
+  try {
+    const timed: Timed[] = [];
+    for (const body of bodies) timed.push(await calibrated(gpu, body, round));
+    for (let i = 0; i < rounds && (i < 1 || Date.now() < until); i++) {
+      for (const one of timed) {
+        const { wall, host } = await oneRound(gpu, one.body, one.repeats);
+        one.wall.push(wall / one.repeats);
+        one.host.push(host / one.repeats);
+      }
+    }
+    const rows: GpuRow[] = [];
+    for (const one of timed) rows.push(row(one, await deviceTime(gpu, one)));
+    return rows;
+  } finally {
+    for (const body of bodies) await body.dispose?.();
+    gpu.trim();
+  }
+}
+
+/** Compiles and warms up, and finds how many runs a round needs to last `round` milliseconds. */
+async function calibrated(gpu: Gpu, body: BenchCase, round: number): Promise<Timed> {
+  await oneRound(gpu, body, 1);
+  gpu.counters.dispatches = 0;
+  let { wall } = await oneRound(gpu, body, 1);
+  const dispatches = gpu.counters.dispatches;
+  let repeats = 1;
+  while (wall < round && repeats < MOST) {
+    repeats = Math.min(MOST, repeats * 4);
+    ({ wall } = await oneRound(gpu, body, repeats));
+  }
+  return { body, repeats, wall: [], host: [], dispatches };
+}
+
+async function oneRound(gpu: Gpu, body: BenchCase, repeats: number): Promise<{ wall: number; host: number }> {
+  const start = performance.now();
+  for (let i = 0; i < repeats; i++) {
+    const running = body.run();
+    if (running) await running;
+  }
+  const host = performance.now() - start;
+  await gpu.settle();
+  return { wall: performance.now() - start, host };
+}
+
+/** Milliseconds in which some kernel ran, of one run. */
+async function deviceTime(gpu: Gpu, { body, repeats }: Timed): Promise<number> {
+  if (!hasTimestamps(gpu)) return 0;
+  const runs = Math.min(repeats, 16);
+  const profile = new Profile(gpu);
+  try {
+    profile.start();
+    await oneRound(gpu, body, runs);
+    profile.stop();
+    return (await profile.report()).kernelMilliseconds / runs;
+  } finally {
+    gpu.timer = undefined;
+    profile.dispose();
+  }
+}
+
+function row({ body, repeats, wall, host, dispatches }: Timed, gpuMs: number): GpuRow {
+  const { median, fastest } = spreadOf(wall);
+  return {
+    name: body.name,
+    ...(body.layout ? { layout: body.layout } : {}),
+    shape: body.shape,
+    dtype: body.dtype ?? "f32",
+    medianMs: rounded(median),
+    bestMs: rounded(fastest),
+    samples: wall.length,
+    ...(body.flops ? { gflops: rounded(body.flops / median / 1e6) } : {}),
+    ...(body.bytes ? { gbps: rounded(body.bytes / median / 1e6) } : {}),
+    repeats,
+    dispatches,
+    hostMs: rounded(spreadOf(host).median),
+    gpuMs: rounded(gpuMs),
+  };
+}

@@ -1,0 +1,88 @@
+/**
+ * @file Matrix products for bench/gpu: every family that can run, by layout and shape, and the table's choice. Each is
+ * compared with float64 at random elements before it counts: a wrong kernel has no speed.
+ */
+import type { Gpu } from "../../src/gpu/index.ts";
+import { fromHost, type NdArray, readArray } from "../../src/kernels/array.ts";
+import { type Layout, type MatmulSizes, matmul } from "../../src/kernels/matmul.ts";
+import { ableFamilies, type Family } from "../../src/kernels/matmul-families.ts";
+import { Stream } from "../../src/random.ts";
+import type { BenchCase } from "../case.ts";
+import type { Plan } from "./plan.ts";
+
+/** Elements compared. */
+const SAMPLES = 256;
+
+export interface Product extends BenchCase {
+  layout: Layout;
+  /** Largest error in units of (K + 2)·2⁻²⁴·Σ|a||b|, the bound of a sum of K products in float32 in any order. */
+  worstError(): Promise<number>;
+}
+
+/** `chosen`: only what the table chooses. */
+export function productCases(gpu: Gpu, { products }: Plan, chosen = false): Product[] {
+  return products.flatMap(({ sizes, layouts }) =>
+    layouts.flatMap((layout) => {
+      const families: (Family | undefined)[] = chosen ? [] : ableFamilies(gpu.adapter, layout, sizes);
+      return [undefined, ...families].map((family) => product(gpu, layout, sizes, family));
+    }),
+  );
+}
+
+function product(gpu: Gpu, layout: Layout, sizes: MatmulSizes, family: Family | undefined): Product {
+  const { M, N, K } = sizes;
+  const shapes = [layout === "TN" ? [K, M] : [M, K], layout === "NT" ? [N, K] : [K, N]] as const;
+  let held: { numbers: Float32Array[]; arrays: [NdArray, NdArray] } | undefined;
+  const operands = () => {
+    if (held) return held;
+    const numbers = shapes.map(([rows = 0, columns = 0], i) => uniform(rows * columns, i));
+    const arrays = shapes.map((shape, i) => fromHost(gpu, numbers[i] as Float32Array, shape));
+    held = { numbers, arrays: arrays as [NdArray, NdArray] };
+    return held;
+  };
+  const multiply = () => matmul(gpu, ...operands().arrays, layout, family ? { family } : {});
+  return {
+    name: family ? `matmul.${family}` : "matmul",
+    layout,
+    shape: { ...sizes },
+    flops: 2 * M * N * K,
+    run: () => gpu.scope(() => void multiply()),
+    dispose: () => {
+      for (const { buffer } of held?.arrays ?? []) gpu.release(buffer);
+      held = undefined;
+    },
+    async worstError() {
+      const [a, b] = operands().numbers as [Float32Array, Float32Array];
+      const c = await gpu.scope(() => ({ read: readArray(gpu, multiply()) })).read;
+      const stream = new Stream(3, "products");
+      let worst = 0;
+      for (let sample = 0; sample < SAMPLES; sample++) {
+        // The last row and column first: edges are where tiles go wrong.
+        const i = sample === 0 ? M - 1 : stream.integer(M);
+        const j = sample === 0 ? N - 1 : stream.integer(N);
+        let exact = 0;
+        let size = 0;
+        for (let k = 0; k < K; k++) {
+          const x = a[layout === "TN" ? k * M + i : i * K + k] as number;
+          const y = b[layout === "NT" ? j * K + k : k * N + j] as number;
+          exact += x * y;
+          size += Math.abs(x * y);
+        }
+        const error = Math.abs((c[i * N + j] as number) - exact) / ((K + 2) * 2 ** -24 * size);
+        if (!(error <= worst)) worst = Number.isNaN(error) ? Number.POSITIVE_INFINITY : error;
+      }
+      return worst;
+    },
+  };
+}
+
+/** Numbers in [−1, 1), made quickly: a product of 4096³ has 17 million an operand. */
+function uniform(n: number, seed: number): Float32Array {
+  let state = seed + 1;
+  const numbers = new Float32Array(n);
+  for (let i = 0; i < n; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) | 0;
+    numbers[i] = state / 2 ** 31;
+  }
+  return numbers;
+}

@@ -1,0 +1,131 @@
+/**
+ * @file What the carried test files import in place of Vitest: the part of its interface that they use, and a runner that
+ * outlives a lost device. The pack puts it there (`alias`); nothing else imports it. After a failed test the file's hooks
+ * close the device and open another, so that one kernel that does not compile fails its own tests and no others.
+ */
+import { format, inspect } from "node:util";
+import { expectation } from "./expect.ts";
+
+export { expect } from "./expect.ts";
+
+type Body = (...row: never[]) => unknown;
+type Hook = () => unknown;
+
+/** What became of one test. `error` has a message, and where it was thrown. */
+export interface TestResult {
+  name: string;
+  status: "passed" | "failed" | "skipped";
+  milliseconds: number;
+  error?: string;
+}
+
+const tests: { name: string; skip: boolean; body: Hook }[] = [];
+const hooks = { beforeAll: [] as Hook[], beforeEach: [] as Hook[], afterEach: [] as Hook[], afterAll: [] as Hook[] };
+const open: { name: string; skip: boolean }[] = [];
+
+const hook = (kind: keyof typeof hooks) => (body: Hook) => {
+  // One rule for all hooks keeps the runner short: whoever needs another sees this when the pack is tried.
+  if (open.length > 0) throw new Error(`${kind} inside describe: the carried tests may have hooks of a file only`);
+  hooks[kind].push(body);
+};
+export const beforeAll = hook("beforeAll");
+export const beforeEach = hook("beforeEach");
+export const afterEach = hook("afterEach");
+export const afterAll = hook("afterAll");
+
+function suite(name: string, skip: boolean, body: Hook): void {
+  open.push({ name, skip });
+  body();
+  open.pop();
+}
+export const describe = Object.assign((name: string, body: Hook) => suite(name, false, body), {
+  skipIf: (condition: unknown) => (name: string, body: Hook) => suite(name, Boolean(condition), body),
+});
+
+/** `test(name, body)`, `test(name, options, body)`: there is no time limit here but that of the whole part. */
+function add(skip: boolean, name: string, ...rest: unknown[]): void {
+  const body = rest.find((value) => typeof value === "function") as Hook;
+  tests.push({
+    name: [...open.map((one) => one.name), name].join(" > "),
+    skip: skip || open.some((one) => one.skip),
+    body,
+  });
+}
+export const test = Object.assign((name: string, ...rest: unknown[]) => add(false, name, ...rest), {
+  skipIf:
+    (condition: unknown) =>
+    (name: string, ...rest: unknown[]) =>
+      add(Boolean(condition), name, ...rest),
+  each:
+    (table: readonly unknown[]) =>
+    (name: string, ...rest: unknown[]) => {
+      const body = rest.find((value) => typeof value === "function") as Body;
+      for (const item of table) {
+        const row = Array.isArray(item) ? item : [item];
+        const places = name.match(/%[sdifjoO]/g)?.length ?? 0;
+        add(false, format(name, ...row.slice(0, places)), () => body(...(row as never[])));
+      }
+    },
+});
+export const it = test;
+
+/** Replaces a method of an object until `mockRestore`. */
+export const vi = {
+  spyOn(target: object, name: string) {
+    const methods = target as Record<string, unknown>;
+    const own = Object.getOwnPropertyDescriptor(target, name);
+    const spy = {
+      mockImplementation(body: (...args: never[]) => unknown) {
+        methods[name] = body;
+        return spy;
+      },
+      mockRestore() {
+        if (own) Object.defineProperty(target, name, own);
+        else delete methods[name];
+      },
+    };
+    return spy;
+  },
+};
+
+/** Runs what the files imported so far have collected. Those that `until` (a time of `Date.now`) leaves no time for are not reported. */
+export async function runCollected(report: (result: TestResult) => void, until: number): Promise<void> {
+  await all(hooks.beforeAll);
+  for (const { name, skip, body } of tests) {
+    if (Date.now() > until) break;
+    if (skip) {
+      report({ name, status: "skipped", milliseconds: 0 });
+      continue;
+    }
+    const start = performance.now();
+    let error: unknown;
+    let failed = false;
+    const before = expectation.failed.length;
+    try {
+      await all(hooks.beforeEach);
+      await body();
+      await all(hooks.afterEach);
+      if (expectation.failed.length > before) throw expectation.failed.at(-1);
+    } catch (thrown) {
+      failed = true;
+      error = thrown;
+    }
+    const milliseconds = Math.round(performance.now() - start);
+    report({ name, status: failed ? "failed" : "passed", milliseconds, ...(failed ? { error: told(error) } : {}) });
+    if (failed) {
+      await all(hooks.afterAll).catch(() => {});
+      await all(hooks.beforeAll);
+    }
+  }
+  await all(hooks.afterAll);
+}
+
+async function all(list: readonly Hook[]): Promise<void> {
+  for (const one of list) await one();
+}
+
+function told(error: unknown): string {
+  if (!(error instanceof Error)) return inspect(error);
+  const at = error.stack?.split("\n").find((line) => /\.test\.js/.test(line));
+  return `${error.name}: ${error.message}${at ? ` (${at.trim()})` : ""}`.slice(0, 2000);
+}

@@ -4,12 +4,16 @@
  */
 import { describe, expect, test } from "vitest";
 import { Engine, ops, type Tensor } from "../../src/autograd/index.ts";
+import { sizeClass } from "../../src/gpu/index.ts";
 import { fromHost, readArray } from "../../src/kernels/index.ts";
 import { gpuForTests, randn } from "../kernels/harness.ts";
 
 const gpu = gpuForTests();
 const N = 67; // one above a workgroup and three more
 const C = 20;
+/** Bytes of a block's weights, and of one [N, C]. */
+const WEIGHTS = sizeClass(4 * C * C) + 3 * sizeClass(4 * C);
+const STATE = sizeClass(4 * N * C);
 
 /** A block of a net: dropout, a product with a GELU, and a normalisation over the sum with its input. */
 interface Weights {
@@ -75,9 +79,8 @@ describe("recompute", () => {
 
   test("keeps one array a block, and the peak falls", async () => {
     const [plain, saved] = [await net(kept), await net(again)];
-    const weights = 4 * (1792 + 3 * 256); // [20, 20] and three [20], in size classes
-    expect(saved.live).toBe(weights + 4 * 6144); // [67, 20] is 5,360 bytes
-    expect(plain.live).toBeGreaterThan(weights + 4 * 5 * 5360);
+    expect(saved.live).toBe(4 * (WEIGHTS + STATE));
+    expect(plain.live).toBeGreaterThan(4 * (WEIGHTS + 5 * STATE));
     expect(saved.peak).toBeLessThan(0.75 * plain.peak);
   });
 
@@ -121,10 +124,8 @@ describe("tidy", () => {
 
   test("keeps what rules read: of a block the GELU's input, the sum, its statistics and the result", async () => {
     const { live } = await net(tidy);
-    const weights = 4 * (1792 + 3 * 256);
-    const statistics = 640; // [67, 2]
     // Without it, GELU's output and the dropout's stayed too.
-    expect(live).toBe(weights + 4 * (3 * 6144 + statistics));
+    expect(live).toBe(4 * (WEIGHTS + 3 * STATE + sizeClass(4 * 2 * N)));
   });
 
   test("frees nothing that a rule of an operation outside may read, nor what a view shows", async () => {

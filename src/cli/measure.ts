@@ -91,7 +91,7 @@ export async function predictions(
   try {
     return await predictAll(posterior, examples, {
       batch,
-      onBatch: (done) => {
+      onProgress: (done) => {
         bar.update(done);
         if (out.io.signal.aborted)
           throw new InterruptedError(`interrupted (${what}, ${done} of ${examples.length}). ${ifInterrupted}`);

@@ -1,11 +1,12 @@
 /** @file From θ to predictions: one model, or many small ones inside it. */
+export { type Draws, heldDraws, readSlices, type ThetaClassifier, thetaMembers, writeSlices } from "./draws.ts";
+export { type DropoutMembersOptions, dropoutMembers, pointEstimate } from "./members.ts";
 export {
-  type DropoutMembersOptions,
-  dropoutMembers,
   metricsOfPrediction,
   type Posterior,
   type Prediction,
-  pointEstimate,
+  predict,
   predictAll,
-} from "./members.ts";
+  predictionOf,
+} from "./posterior.ts";
 export { combine, type Predictive } from "./predictive.ts";

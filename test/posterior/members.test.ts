@@ -1,8 +1,10 @@
 import { describe, expect, test } from "vitest";
-import { Engine, Layout, ops, Theta } from "../../src/autograd/index.ts";
-import { type Example, packBatch } from "../../src/data/batches.ts";
+import { Engine, Layout, ops, type Tensor, Theta } from "../../src/autograd/index.ts";
+import { type Example, type PackedBatch, packBatch } from "../../src/data/batches.ts";
 import { fromHost } from "../../src/kernels/index.ts";
-import { dropoutMembers, metricsOfPrediction, pointEstimate, predictAll } from "../../src/posterior/members.ts";
+import { heldDraws, readSlices, thetaMembers } from "../../src/posterior/draws.ts";
+import { dropoutMembers, pointEstimate } from "../../src/posterior/members.ts";
+import { metricsOfPrediction, predict, predictAll } from "../../src/posterior/posterior.ts";
 import { evaluate, logitsOf } from "../../src/train/evaluate.ts";
 import { logSoftmaxRows } from "../../src/train/metrics.ts";
 import { gpuForTests, randn } from "../kernels/harness.ts";
@@ -27,14 +29,22 @@ function bagOfWords(p: number) {
     engine,
     passes: () => passes,
     dispose: () => theta.dispose(),
-    logits(batch: ReturnType<typeof packBatch>, keys?: (site: number) => readonly [number, number]) {
+    theta,
+    features(batch: PackedBatch) {
       passes++;
       const x = ops.embeddingSum([{ table: theta.tensor("e"), ids: batch.ids }]);
-      const m = ops.segmentMean(x, fromHost(engine.gpu, batch.starts));
-      return ops.linear(keys ? ops.dropout(m, p, keys(0)) : m, theta.tensor("w"));
+      return ops.segmentMean(x, fromHost(engine.gpu, batch.starts));
+    },
+    classify(features: Tensor, keys?: Keys) {
+      return ops.linear(keys ? ops.dropout(features, p, keys(0)) : features, theta.tensor("w"));
+    },
+    logits(batch: PackedBatch, keys?: Keys) {
+      return this.classify(this.features(batch), keys);
     },
   };
 }
+
+type Keys = (site: number) => readonly [number, number];
 
 const EXAMPLES: Example[] = [[3, 1, 4], [1, 5], [9, 2, 6, 5], [3], [5, 8, 9, 7, 9]].map((ids, i) => ({
   ids,
@@ -65,11 +75,11 @@ describe("members (checks 11 and 12)", () => {
 
   test("one θ without noise is the deterministic prediction; S members without dropout agree with it", async () => {
     const model = bagOfWords(0);
-    const point = await pointEstimate(model).predict(batch);
+    const point = await predict(pointEstimate(model), [batch]);
     const logits = await logitsOf(model, EXAMPLES);
     expect(point.logits).toEqual(Float64Array.from(logits));
     expect([...point.epistemic]).toEqual(Array(5).fill(0));
-    const many = await dropoutMembers(model, { S: 4 }).predict(batch);
+    const many = await predict(dropoutMembers(model, { S: 4 }), [batch]);
     expect(many.logMean).toEqual(point.logMean);
     expect([...many.epistemic]).toEqual(Array(5).fill(0));
     model.dispose();
@@ -80,9 +90,9 @@ describe("members (checks 11 and 12)", () => {
     const { counters } = gpu();
     await gpu().settle();
     const before = { passes: model.passes(), submits: counters.submits };
-    const { members, epistemic, aleatoric, total, logMean } = await dropoutMembers(model, { S: 16, seed: 3 }).predict(
+    const { members, epistemic, aleatoric, total, logMean } = await predict(dropoutMembers(model, { S: 16, seed: 3 }), [
       batch,
-    );
+    ]);
     expect(model.passes() - before.passes).toBe(1);
     expect(counters.submits - before.submits).toBe(1);
     expect(members).toBe(16);
@@ -97,11 +107,14 @@ describe("members (checks 11 and 12)", () => {
 
   test("are the same for the same seed and batch, and others otherwise", async () => {
     const model = bagOfWords(0.5);
-    const predict = (seed: number, index?: number) => dropoutMembers(model, { S: 3, seed }).predict(batch, index);
-    const a = await predict(1);
-    expect((await predict(1)).logMean).toEqual(a.logMean);
-    expect((await predict(2)).logMean).not.toEqual(a.logMean);
-    expect((await predict(1, 1)).logMean).not.toEqual(a.logMean);
+    const means = async (seed: number) => {
+      const { logMean } = await predict(dropoutMembers(model, { S: 3, seed }), [batch, batch]);
+      return [logMean.slice(0, 5 * K), logMean.slice(5 * K)];
+    };
+    const a = await means(1);
+    expect(await means(1)).toEqual(a);
+    expect((await means(2))[0]).not.toEqual(a[0]);
+    expect(a[1]).not.toEqual(a[0]);
     model.dispose();
   });
 
@@ -109,7 +122,7 @@ describe("members (checks 11 and 12)", () => {
     const model = bagOfWords(0.5);
     const before = model.passes();
     // 15 tokens a copy: 3 copies in 45 tokens, so 3 + 3 + 1.
-    const { members, epistemic } = await dropoutMembers(model, { S: 7, maxTokens: 50 }).predict(batch);
+    const { members, epistemic } = await predict(dropoutMembers(model, { S: 7, maxTokens: 50 }), [batch]);
     expect(model.passes() - before).toBe(3);
     expect(members).toBe(7);
     expect(epistemic.every((e) => e > 0)).toBe(true);
@@ -120,7 +133,7 @@ describe("members (checks 11 and 12)", () => {
     const model = bagOfWords(0.5);
     const one = packBatch(EXAMPLES.slice(0, 1));
     const probability = async (S: number, seed: number) =>
-      Math.exp((await dropoutMembers(model, { S, seed }).predict(one)).logMean[0]!);
+      Math.exp((await predict(dropoutMembers(model, { S, seed }), [one])).logMean[0]!);
     // 2,048 draws of 2⁸ masks stand for the expectation.
     const mean = await probability(2048, 99);
     const spread = async (S: number) => {
@@ -142,6 +155,60 @@ describe("members (checks 11 and 12)", () => {
     const many = await predictAll(dropoutMembers(model, { S: 3 }), EXAMPLES, { batch: 2 });
     expect([many.n, many.K, many.members, many.epistemic.length]).toEqual([5, 3, 3, 5]);
     expect(() => dropoutMembers(model, { S: 0 })).toThrow(/members: 0/);
+    model.dispose();
+  });
+});
+
+describe("members that are values of θ (check 11)", () => {
+  const batches = [packBatch(EXAMPLES.slice(0, 3)), packBatch(EXAMPLES.slice(3))];
+
+  for (const [what, keys] of [
+    ["the head: one pass of the encoder", ["w"]],
+    ["all of θ: a pass a member", ["e", "w"]],
+  ] as const) {
+    test(`are averaged as probabilities; ${what}`, async () => {
+      const model = bagOfWords(0.5);
+      const { theta } = model;
+      const slices = keys.map((key) => theta.layout.slices[theta.layout.index(key)]!);
+      const own = await readSlices(theta, slices);
+      const values = [own, randn(8, own.length), randn(9, own.length)];
+      const alone: number[][] = [];
+      for (const value of values) {
+        theta.set("w", value.slice(-K * C));
+        if (keys.length === 2) theta.set("e", value.slice(0, V * C));
+        alone.push([...logSoftmaxRows(await logitsOf(model, EXAMPLES), K).logp].map(Math.exp));
+      }
+      theta.set("w", own.slice(-K * C));
+      if (keys.length === 2) theta.set("e", own.slice(0, V * C));
+      const before = model.passes();
+      const shares: number[] = [];
+      const found = await predict(thetaMembers(model, heldDraws(slices, values)), batches, (share) =>
+        shares.push(share),
+      );
+      expect(model.passes() - before).toBe(keys.length === 1 ? 2 : 6);
+      found.logMean.forEach((logp, i) => {
+        expect(Math.exp(logp)).toBeCloseTo((alone[0]![i]! + alone[1]![i]! + alone[2]![i]!) / 3, 6);
+      });
+      expect(shares.at(-1)).toBe(1);
+      expect(await readSlices(theta, slices)).toEqual(own);
+      model.dispose();
+    });
+  }
+
+  test("a draw of another size, and none, are refused; θ is put back after a failure", async () => {
+    const model = bagOfWords(0);
+    const { theta } = model;
+    const slices = [theta.layout.slices[1]!];
+    expect(() => heldDraws(slices, [new Float32Array(3)])).toThrow("draw 0 has 3 numbers, its slices have 24");
+    expect(() => thetaMembers(model, heldDraws(slices, []))).toThrow(/members: 0/);
+    const own = await readSlices(theta, slices);
+    const broken = {
+      size: 2,
+      slices,
+      read: (s: number) => (s === 0 ? randn(1, 24) : Promise.reject(new Error("gone"))),
+    };
+    await expect(predict(thetaMembers(model, broken), batches)).rejects.toThrow("gone");
+    expect(await readSlices(theta, slices)).toEqual(own);
     model.dispose();
   });
 });

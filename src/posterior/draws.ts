@@ -1,0 +1,98 @@
+/**
+ * @file Members that are values of θ: an ensemble's end points, a sampler's draws. A draw covers some slices of θ; the
+ * rest is the model's own. Where only the head is drawn, an encoder pass serves all members.
+ */
+import type { Slice, Tensor, Theta } from "../autograd/index.ts";
+import type { PackedBatch } from "../data/batches.ts";
+import { InputError } from "../errors.ts";
+import { NdArray, readArray } from "../kernels/index.ts";
+import type { DropoutKeys } from "../model/bert.ts";
+import type { Classifier } from "../train/evaluate.ts";
+import { joined } from "./members.ts";
+import type { Posterior } from "./posterior.ts";
+
+/** S values of some slices of θ. They may lie on disk: one is asked for at a time. */
+export interface Draws {
+  readonly size: number;
+  /** What a draw covers, in θ's order. */
+  readonly slices: readonly Slice[];
+  /** Draw s: the slices' numbers one after the other, without padding. */
+  read(s: number): Promise<Float32Array> | Float32Array;
+}
+
+/** A classifier whose vectors and head can be asked apart, over a θ that can be written. */
+export interface ThetaClassifier extends Classifier {
+  readonly theta: Theta;
+  features(batch: PackedBatch, dropout?: DropoutKeys): Tensor;
+  classify(features: Tensor, dropout?: DropoutKeys): Tensor;
+}
+
+/** Draws that are held in memory. RangeError: one that has not the slices' size. */
+export function heldDraws(slices: readonly Slice[], values: readonly Float32Array[]): Draws {
+  const size = slices.reduce((sum, slice) => sum + slice.size, 0);
+  const wrong = values.findIndex((value) => value.length !== size);
+  if (wrong >= 0) {
+    throw new RangeError(`draws: draw ${wrong} has ${values[wrong]?.length} numbers, its slices have ${size}`);
+  }
+  return { size: values.length, slices, read: (s) => values[s] as Float32Array };
+}
+
+/** The numbers that θ, or another vector of its layout, has in some slices, as a draw has them. */
+export async function readSlices(theta: Theta, slices: readonly Slice[], vector = theta.values): Promise<Float32Array> {
+  const { gpu } = theta.engine;
+  const parts = slices.map((slice) => readArray(gpu, new NdArray(vector.buffer, 4 * slice.offset, [slice.size])));
+  return joined(await Promise.all(parts));
+}
+
+/** Writes a draw where `readSlices` reads it. */
+export function writeSlices(theta: Theta, slices: readonly Slice[], values: Float32Array, vector = theta.values): void {
+  let at = 0;
+  for (const { offset, size } of slices) {
+    theta.engine.gpu.write(new NdArray(vector.buffer, 4 * offset, [size]), values.subarray(at, at + size));
+    at += size;
+  }
+}
+
+/**
+ * The average over draws of θ, each without dropout. θ is the draws' while `logits` runs and what it was afterwards.
+ * Throws InputError where there is no draw.
+ */
+export function thetaMembers(model: ThetaClassifier, draws: Draws): Posterior {
+  const { engine, theta } = model;
+  const { size: S, slices } = draws;
+  if (S < 1) throw new InputError("members: 0 (expected at least one draw of θ).");
+  const headOnly = slices.every(({ groups }) => groups[0] === "head");
+  const logitsOf = (batch: PackedBatch, features?: Tensor) => {
+    const { read } = engine.step(() =>
+      engine.noGrad(() => ({ read: (features ? model.classify(features) : model.logits(batch)).read() })),
+    );
+    read.catch(() => {}); // awaited by the caller, after it has recorded more
+    return read;
+  };
+
+  return {
+    members: S,
+    async logits(batches, progress) {
+      const own = await readSlices(theta, slices);
+      const members: Promise<Float32Array>[][] = Array.from({ length: S }, () => []);
+      const features: (Tensor | undefined)[] = batches.map(() => undefined);
+      try {
+        for (let s = 0; s < S; s++) {
+          writeSlices(theta, slices, await draws.read(s));
+          for (const [b, batch] of batches.entries()) {
+            if (headOnly) features[b] ??= engine.step(() => engine.noGrad(() => model.features(batch).keep()));
+            const read = logitsOf(batch, features[b]);
+            (members[s] as Promise<Float32Array>[]).push(read);
+            // A batch at a time: what is recorded and not yet run holds memory.
+            await read;
+            progress?.((s * batches.length + b + 1) / (S * batches.length));
+          }
+        }
+        return await Promise.all(members.map(async (parts) => joined(await Promise.all(parts))));
+      } finally {
+        for (const vectors of features) vectors?.dispose();
+        writeSlices(theta, slices, own);
+      }
+    },
+  };
+}

@@ -6,6 +6,7 @@ export * from "./crossentropy.ts";
 export * from "./dropout.ts";
 export * from "./elementwise.ts";
 export * from "./embedding.ts";
+export * from "./langevin.ts";
 export * from "./layernorm.ts";
 export * from "./live.ts";
 export * from "./matmul.ts";

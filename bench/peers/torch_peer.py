@@ -1,4 +1,4 @@
-"""PyTorch's side of bench/peers: reads lines of JSON (see torch.ts), answers each. The tasks in PyTorch's own words:
+"""PyTorch's side of bench/peers: reads lines of JSON (see pipe.ts), answers each. The tasks in PyTorch's own words:
 functional layers, weights as [out, in], scaled_dot_product_attention, torch.optim.Adam."""
 
 import json

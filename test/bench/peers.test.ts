@@ -1,12 +1,13 @@
 /**
  * @file The judge of bench/peers: its float64 reference has the right gradients, and its check refuses a peer that is
- * wrong or does not wait. (The peers themselves are not installed here.)
+ * wrong or does not wait; the protocol of those in a child process. (The peers themselves are not installed here.)
  */
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { check } from "../../bench/peers/check.ts";
 import { reference } from "../../bench/peers/f64.ts";
 import { encoderLayer, fill, layerShapes } from "../../bench/peers/model.ts";
-import type { Algebra, Input, Prepared, Task } from "../../bench/peers/peer.ts";
+import { type Algebra, type Input, type Prepared, Refusal, type Task } from "../../bench/peers/peer.ts";
+import { Pipe } from "../../bench/peers/pipe.ts";
 import { batches, product } from "../../bench/peers/product.ts";
 import { Stream } from "../../src/random.ts";
 
@@ -108,4 +109,81 @@ describe("the check", () => {
   test("refuses too few numbers", () => expect(judge(peer([2, 4]))).rejects.toThrow(/2 numbers where 3/));
   test("refuses one that does not wait", () =>
     expect(judge(peer([2, 4, 6], 50))).rejects.toThrow(/says that it is done/));
+});
+
+describe("a peer in a child process", () => {
+  /** Knows the protocol, and gives back what it was given: its first byte alone at first, so that the rest comes later. */
+  const echo = `
+    let [all, arrays, held] = [Buffer.alloc(0), [], {}];
+    const say = (answer, data = []) => {
+      const bytes = Buffer.concat([Buffer.from(JSON.stringify(answer) + "\\n"), ...data]);
+      process.stdout.write(bytes.subarray(0, 1));
+      setTimeout(() => process.stdout.write(bytes.subarray(1)), 1);
+    };
+    const answer = (question) => {
+      const { command, names = [] } = question;
+      if (command === "leave") process.exit(3);
+      const missing = names.find((name) => !(name in held));
+      if (missing) return say({ error: "no result " + missing });
+      if (command === "read") say({ arrays: names.map((name) => ({ name, size: held[name].length / 4 })) }, names.map((name) => held[name]));
+      else say({ version: JSON.stringify(question) });
+    };
+    process.stdin.on("data", (chunk) => {
+      all = Buffer.concat([all, chunk]);
+      for (;;) {
+        const line = all.indexOf(10) + 1;
+        if (arrays.length > 0) {
+          const [{ name, size }] = arrays;
+          if (all.length < 4 * size) return;
+          held[name] = all.subarray(0, 4 * size);
+          all = all.subarray(4 * size);
+          if (arrays.shift() && arrays.length === 0) say({});
+        } else if (line > 0) {
+          const question = JSON.parse(all.subarray(0, line).toString());
+          all = all.subarray(line);
+          if (question.command === "prepare") arrays = question.arrays;
+          else answer(question);
+        } else return;
+      }
+    });
+    process.stdin.on("end", () => process.exit(0));
+  `;
+  const open = (command = process.execPath) => {
+    const pipe = new Pipe(command, ["-e", echo]);
+    onTestFinished(() => pipe.close());
+    return pipe;
+  };
+  const task = taskOf((a, x) => a.scale(x.x!, 2), []);
+
+  test("gets every number and gives it back, bit by bit", async () => {
+    const stream = new Stream(3, "pipe");
+    const all = Float32Array.from({ length: 100_003 }, () => stream.normal());
+    const x = { shape: [3, 33_334], data: all.subarray(1) };
+    const ids = { shape: [2], data: Int32Array.of(-1, 0x0a0a0a0a) }; // line feeds in the numbers
+    const prepared = await open().prepare(task, { x, ids });
+    await prepared.run();
+    const found = await prepared.read(["ids", "x"]);
+    expect(new Int32Array((found.ids as Float32Array).buffer)).toEqual(ids.data);
+    expect(found.x).toEqual(Float32Array.from(x.data));
+  });
+
+  test("hears what is asked", async () => {
+    const { answer } = await open().ask({ command: "hello", name: "ö\n" });
+    expect(JSON.parse(answer.version ?? "")).toEqual({ command: "hello", name: "ö\n" });
+  });
+
+  test("refuses in its own words, and goes on", async () => {
+    const prepared = await open().prepare(task, { x: { shape: [2], data: Float32Array.of(1, 2) } });
+    await expect(prepared.read(["y"])).rejects.toThrow(new Refusal("no result y"));
+    expect(await prepared.read(["x"])).toEqual({ x: Float32Array.of(1, 2) });
+  });
+
+  test("that ends is refused, and whatever is asked of it later", async () => {
+    const pipe = open();
+    await expect(pipe.ask({ command: "leave" })).rejects.toThrow(/ended \(exit code 3\)/);
+    await expect(pipe.ask({ command: "hello" })).rejects.toThrow(/ended \(exit code 3\)/);
+  });
+
+  test("that is not there is refused", () =>
+    expect(open("no-such-program").ask({ command: "hello" })).rejects.toThrow(/no-such-program does not start/));
 });

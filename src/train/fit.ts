@@ -105,7 +105,13 @@ export class Trainer<B = PackedBatch> {
       features ?? (Array.isArray(data) ? (exampleSource(data) as Source<unknown> as Source<B>) : (data as Source<B>));
     this.#plan = new Plan(this.#source, options);
     this.steps = this.#plan.steps;
-    this.#factor = schedule(options, this.steps);
+    const factor = schedule(options, this.steps);
+    this.#factor = optimizer.factor ? (step) => optimizer.factor?.(step + 1) ?? 1 : factor;
+    if (optimizer.noisy && clip !== undefined) {
+      throw new InputError(
+        `clip: not with ${optimizer.name} (a shortened gradient is that of another posterior). Leave it out, or take a smaller step.`,
+      );
+    }
     if (clip !== undefined && !(clip > 0 && Number.isFinite(clip))) {
       throw new InputError(`clip: ${clip} (expected a number above 0). Leave it out for no clipping.`);
     }
@@ -289,6 +295,7 @@ export class Trainer<B = PackedBatch> {
     const { model, prior } = this.target;
     return {
       gpu: model.engine.gpu,
+      layout: model.theta.layout,
       theta: model.theta.values,
       grad,
       mu: prior.mu,

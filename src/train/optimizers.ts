@@ -3,13 +3,14 @@
  * stretch of θ. They hold no state; the trainer owns the vectors, so that a checkpoint is those vectors and a step count.
  * The prior's gradient goes through them like the likelihood's.
  */
-import { type Slice, valueFor } from "../autograd/index.ts";
+import { type Layout, type Slice, valueFor } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import type { Gpu } from "../gpu/index.ts";
 import { adamUpdate, type Live, type NdArray, type Stretch, sgdUpdate } from "../kernels/index.ts";
 
 export interface UpdateContext {
   readonly gpu: Gpu;
+  readonly layout: Layout;
   readonly theta: NdArray;
   /** ∇ of the NLL term. */
   readonly grad: NdArray;
@@ -22,7 +23,7 @@ export interface UpdateContext {
 }
 
 export interface Optimizer {
-  readonly name: "adam" | "adamw" | "sgd";
+  readonly name: "adam" | "adamw" | "sgd" | "sgld" | "sghmc";
   /** Vectors of θ's layout that a step needs of the step before, zeros at first. */
   readonly vectors: readonly string[];
   /** The general learning rate, before the schedule. */
@@ -35,6 +36,10 @@ export interface Optimizer {
   readonly decay: number;
   /** Whether a weight without a gradient, at its prior mean, stays there: not under a decay towards zero. */
   readonly rests: boolean;
+  /** True of samplers: what they follow is the posterior only with the whole gradient, so it must not be clipped. */
+  readonly noisy?: boolean;
+  /** A schedule of its own in place of the run's: the factor at a step counted from 1. */
+  factor?(step: number): number;
   /** Learning rate of a slice before the schedule. */
   lrOf(slice: Slice): number;
   /** One step (counted from 1) of one stretch, at learning rate `lr`; `last`: the step's last stretch, which counts it. */
@@ -135,7 +140,8 @@ function byGroup({ headLr, lrs }: LearningRates): Readonly<Record<string, number
   return { ...(headLr === undefined ? {} : { head: headLr }), ...lrs };
 }
 
-function rateOf(rates: LearningRates): (slice: Slice) => number {
+/** The learning rate of a slice. Throws InputError for one that is not above 0. */
+export function rateOf(rates: LearningRates): (slice: Slice) => number {
   const groups = byGroup(rates);
   for (const [name, lr] of [["lr", rates.lr] as const, ...Object.entries(groups)]) {
     if (!(lr > 0 && Number.isFinite(lr))) {
@@ -148,7 +154,8 @@ function rateOf(rates: LearningRates): (slice: Slice) => number {
   return (slice) => valueFor(slice, groups) ?? rates.lr;
 }
 
-function rateFacts(rates: LearningRates): Record<string, number> {
+/** Learning rates as facts of a run. */
+export function rateFacts(rates: LearningRates): Record<string, number> {
   const groups = Object.entries(byGroup(rates)).map(([group, lr]) => [`lr of ${group}`, lr] as const);
   return { lr: rates.lr, ...Object.fromEntries(groups) };
 }

@@ -1,4 +1,12 @@
 /** @file From θ to predictions: one model, or many small ones inside it. */
+export {
+  bootstrapEces,
+  eceInterval,
+  type Interval,
+  type ReliabilityBin,
+  reliability,
+  wilson,
+} from "./calibration.ts";
 export { type Draws, heldDraws, readSlices, type ThetaClassifier, thetaMembers, writeSlices } from "./draws.ts";
 export { type DropoutMembersOptions, dropoutMembers, pointEstimate } from "./members.ts";
 export {
@@ -10,3 +18,12 @@ export {
   predictionOf,
 } from "./posterior.ts";
 export { combine, type Predictive } from "./predictive.ts";
+export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
+export {
+  fitTemperature,
+  type LabelledLogits,
+  type Temperature,
+  type TemperatureScaled,
+  temper,
+  temperatureScaled,
+} from "./temperature.ts";

@@ -2,7 +2,14 @@
 export { type Facts, parseState, serializeState, type TrainState } from "./checkpoint.ts";
 export { type Classifier, type Evaluation, evaluate, labelsOf, logitsOf } from "./evaluate.ts";
 export { type FitOptions, fit, type StepReport, Trainer } from "./fit.ts";
-export { type LogProbabilities, logSoftmaxRows, type Metrics, metricsOf } from "./metrics.ts";
+export {
+  type LogProbabilities,
+  logSoftmaxRows,
+  type Metrics,
+  metricsOf,
+  type TopLabels,
+  topLabels,
+} from "./metrics.ts";
 export { type Likelihood, type LogPosterior, logPosterior, type Terms } from "./objective.ts";
 export {
   type AdamSettings,

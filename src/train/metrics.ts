@@ -41,34 +41,46 @@ export function logSoftmaxRows(logits: ArrayLike<number>, K: number): LogProbabi
   return { logp, K };
 }
 
+/** What calibration is about: how sure the model is of its first choice, and whether that was right. */
+export interface TopLabels {
+  /** p of the most probable class, [n]. */
+  confidence: Float64Array;
+  /** 1 where that class is the label, else 0, [n]. */
+  correct: Uint8Array;
+}
+
+/** RangeError: a label that is no class. Among equal probabilities the first class is the choice. */
+export function topLabels({ logp, K }: LogProbabilities, labels: ArrayLike<number>): TopLabels {
+  const confidence = new Float64Array(labels.length);
+  const correct = new Uint8Array(labels.length);
+  for (let i = 0; i < labels.length; i++) {
+    const label = labels[i]!;
+    if (!(label < K)) throw new RangeError(`metricsOf: label ${label} of example ${i} is not below ${K} classes`);
+    let top = 0;
+    for (let k = 1; k < K; k++) if (logp[i * K + k]! > logp[i * K + top]!) top = k;
+    confidence[i] = Math.exp(logp[i * K + top]!);
+    correct[i] = top === label ? 1 : 0;
+  }
+  return { confidence, correct };
+}
+
 /** All metrics. `labels` [n]; `seed` names the draws of the floor. RangeError: sizes that disagree, a label ≥ K, n = 0. */
 export function metricsOf({ logp, K }: LogProbabilities, labels: ArrayLike<number>, { seed = 0 } = {}): Metrics {
   const n = labels.length;
   if (n === 0 || logp.length !== n * K) {
     throw new RangeError(`metricsOf: ${logp.length} log-probabilities for ${n} labels and ${K} classes`);
   }
+  const { confidence, correct } = topLabels({ logp, K }, labels);
   let nll = 0;
   let brier = 0;
-  let right = 0;
-  const confidence = new Float64Array(n);
-  const correct = new Uint8Array(n);
   for (let i = 0; i < n; i++) {
     const label = labels[i]!;
-    if (!(label < K)) throw new RangeError(`metricsOf: label ${label} of example ${i} is not below ${K} classes`);
-    let top = 0;
-    for (let k = 0; k < K; k++) {
-      const lp = logp[i * K + k]!;
-      if (lp > logp[i * K + top]!) top = k;
-      brier += (Math.exp(lp) - (k === label ? 1 : 0)) ** 2;
-    }
+    for (let k = 0; k < K; k++) brier += (Math.exp(logp[i * K + k]!) - (k === label ? 1 : 0)) ** 2;
     nll -= logp[i * K + label]!;
-    confidence[i] = Math.exp(logp[i * K + top]!);
-    correct[i] = top === label ? 1 : 0;
-    right += correct[i]!;
   }
   return {
     n,
-    accuracy: right / n,
+    accuracy: correct.reduce((right, c) => right + c, 0) / n,
     nll: nll / n,
     brier: brier / n,
     ece: eceOf(confidence, correct),
@@ -76,15 +88,20 @@ export function metricsOf({ logp, K }: LogProbabilities, labels: ArrayLike<numbe
   };
 }
 
+/** The bin of a confidence c: (0, 1/bins], (1/bins, 2/bins], …, closed on the right; 0 falls into the first. */
+export function binOf(c: number, bins = ECE_BINS): number {
+  return Math.min(bins - 1, Math.max(0, Math.ceil(c * bins) - 1));
+}
+
 /**
- * Expected calibration error (Naeini et al. 2015): bins (0, 1/15], (1/15, 2/15], … of the top label's confidence; the
- * bins' |accuracy − confidence| weighted by their share of the examples.
+ * Expected calibration error (Naeini et al. 2015): equal bins (`binOf`) of the top label's confidence; the bins'
+ * |accuracy − confidence| weighted by their share of the examples.
  */
 export function eceOf(confidence: ArrayLike<number>, correct: ArrayLike<number>, bins = ECE_BINS): number {
   const gap = new Float64Array(bins);
   for (let i = 0; i < confidence.length; i++) {
     const c = confidence[i]!;
-    gap[Math.min(bins - 1, Math.max(0, Math.ceil(c * bins) - 1))]! += correct[i]! - c;
+    gap[binOf(c, bins)]! += correct[i]! - c;
   }
   return gap.reduce((total, g) => total + Math.abs(g), 0) / confidence.length;
 }

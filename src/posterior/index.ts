@@ -19,6 +19,7 @@ export {
 } from "./posterior.ts";
 export { combine, type Predictive } from "./predictive.ts";
 export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
+export { type Cycle, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";
 export {
   fitTemperature,
   type LabelledLogits,
@@ -27,3 +28,4 @@ export {
   temper,
   temperatureScaled,
 } from "./temperature.ts";
+export { drawsOf, sampledSlices, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "./trajectory.ts";

@@ -1,0 +1,174 @@
+/**
+ * @file Draws of θ along a sampler's path. A chain starts where θ stands (at the mode), forgets it over `burnIn` steps and
+ * then gives a draw every `thin` steps. Only the groups named move: the others are held where they are and, being frozen,
+ * cost nothing. What a Bayesian looks at is kept beside each draw: a few functionals rather than millions of traces.
+ */
+import { type Slice, valueFor } from "../autograd/index.ts";
+import type { Example, PackedBatch } from "../data/batches.ts";
+import { InputError } from "../errors.ts";
+import { streamKey } from "../random.ts";
+import { Trainer } from "../train/fit.ts";
+import type { LogPosterior } from "../train/objective.ts";
+import type { Optimizer } from "../train/optimizers.ts";
+import { expectGroups } from "../train/prior.ts";
+import { type Source, whole } from "../train/source.ts";
+import { type Draws, heldDraws, readSlices, writeSlices } from "./draws.ts";
+
+export interface TrajectoryOptions {
+  /** The sampler of a chain, whose noise is named by `seed`. */
+  sampler: (seed: number) => Optimizer;
+  /** Groups that are sampled; default: the head. Where an isotropic prior's draws destroy features, sample no more. */
+  groups?: readonly string[] | undefined;
+  /** Draws kept of each chain. */
+  draws: number;
+  /** Steps between draws, from 1; default 1. */
+  thin?: number | undefined;
+  /** Steps before the first draw's `thin`; default 0. */
+  burnIn?: number | undefined;
+  /** Default 1. */
+  chains?: number | undefined;
+  batch: number;
+  seed?: number | undefined;
+  signal?: AbortSignal | undefined;
+  /** True: only these steps of the path give draws (a cycle's sampling part), each of them; `thin` and `burnIn` count those. */
+  samples?: ((step: number) => boolean) | undefined;
+  warn?: ((line: string) => void) | undefined;
+}
+
+/** One draw and what is watched of it. */
+export interface TrajectoryDraw {
+  /** Counted from 0. */
+  chain: number;
+  /** Counted from 0 within its chain. */
+  draw: number;
+  /** Step of the chain, counted from 1. */
+  step: number;
+  /** The slices' numbers, as in `Draws`. */
+  values: Float32Array;
+  /**
+   * nll: mean NLL of the step's batch, nats; logPrior, logJoint as in a training's report (of the groups that move), all
+   * of the θ that the step started from; distance.GROUP: ‖θ − μ‖ of a group at the draw.
+   */
+  functionals: Readonly<Record<string, number>>;
+}
+
+/**
+ * Runs the chains one after the other and gives their draws as they come. θ and what is frozen are afterwards what they
+ * were. Throws InputError for an option out of range; DivergedError where a chain left the finite numbers, after the
+ * draws before it were given.
+ */
+export async function* trajectory<B = PackedBatch>(
+  target: LogPosterior<B>,
+  data: Source<B> | (PackedBatch extends B ? readonly Example[] : never),
+  options: TrajectoryOptions,
+): AsyncGenerator<TrajectoryDraw, void, undefined> {
+  const { sampler, groups = ["head"], draws, thin = 1, burnIn = 0, chains = 1, batch, seed = 0, samples } = options;
+  whole("draws", draws, 1);
+  whole("thin", thin, 1);
+  whole("burn-in", burnIn, 0);
+  whole("chains", chains, 1);
+  const { model, prior } = target;
+  const { theta } = model;
+  expectGroups("sampled groups", theta, groups);
+  const slices = sampledSlices(target, groups);
+  const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));
+  const start = await readSlices(theta, slices);
+  const mean = await readSlices(theta, slices, prior.mu);
+  try {
+    theta.freeze((slice) => !slices.includes(slice));
+    for (let chain = 0; chain < chains; chain++) {
+      writeSlices(theta, slices, start);
+      const [own = 0] = streamKey(seed, "chain", chain);
+      const wanted = (step: number) => samples?.(step) ?? true;
+      const length = stepsFor(burnIn + thin * draws, wanted);
+      const due = new Set<number>();
+      for (let step = 1, counted = 0; step <= length; step++) {
+        if (!wanted(step)) continue;
+        counted++;
+        if (counted > burnIn && (counted - burnIn) % thin === 0) due.add(step);
+      }
+      const stop = new AbortController();
+      const trainer = new Trainer(target, data, {
+        optimizer: sampler(own),
+        epochs: epochsFor(length, data.length, batch),
+        batch,
+        seed: own,
+        schedule: "constant",
+        warmup: 0,
+        dropout: false,
+        settle: (step) => due.has(step),
+        signal: AbortSignal.any([stop.signal, ...(options.signal ? [options.signal] : [])]),
+        ...(options.warn ? { warn: options.warn } : {}),
+      });
+      try {
+        let draw = 0;
+        for await (const { step, nll, logPrior, logJoint } of trainer.run()) {
+          if (step >= length) stop.abort();
+          if (!due.has(step)) continue;
+          const values = await readSlices(theta, slices);
+          const functionals = { nll, logPrior, logJoint, ...distances(slices, values, mean) };
+          yield { chain, draw: draw++, step, values, functionals };
+          if (draw === draws) break;
+        }
+      } finally {
+        trainer.dispose();
+      }
+      if (options.signal?.aborted) return;
+    }
+  } finally {
+    theta.freeze((slice) => frozen.has(slice));
+    writeSlices(theta, slices, start);
+  }
+}
+
+/** The slices of the groups, without those that the prior freezes. InputError: nothing is left, or the prior is flat there. */
+export function sampledSlices<B>({ model, prior }: LogPosterior<B>, groups: readonly string[]): Slice[] {
+  const named = Object.fromEntries(groups.map((group) => [group, true]));
+  const slices = model.theta.layout.slices.filter(
+    (slice) => valueFor(slice, named) === true && prior.precision(slice) !== Number.POSITIVE_INFINITY,
+  );
+  if (slices.length === 0)
+    throw new InputError(
+      `sampled groups: ${groups.join(", ")} are frozen, so there is nothing to sample. Name others.`,
+    );
+  const flat = slices.find((slice) => prior.precision(slice) === 0);
+  if (flat) {
+    throw new InputError(
+      `sampled groups: ${flat.groups[0]} has a flat prior (${flat.key}), whose posterior need not be one. Give it a precision above 0.`,
+    );
+  }
+  return slices;
+}
+
+/** Draws of all chains as members. */
+export function drawsOf(slices: readonly Slice[], draws: readonly TrajectoryDraw[]): Draws {
+  return heldDraws(
+    slices,
+    draws.map(({ values }) => values),
+  );
+}
+
+function stepsFor(count: number, wanted: (step: number) => boolean): number {
+  for (let step = 1, counted = 0; step <= 1e7; step++) {
+    if (wanted(step) && ++counted === count) return step;
+  }
+  throw new InputError(`draws: the cycle's sampling part gives none within 10,000,000 steps. Make it longer.`);
+}
+
+function epochsFor(steps: number, examples: number, batch: number): number {
+  return Math.ceil(steps / Math.max(1, Math.ceil(examples / batch)));
+}
+
+/** ‖θ − μ‖ of each group that the slices belong to, the most particular only. */
+function distances(slices: readonly Slice[], values: Float32Array, mean: Float32Array): Record<string, number> {
+  const squares: Record<string, number> = {};
+  let at = 0;
+  for (const { size, groups } of slices) {
+    const name = `distance.${groups.at(-1)}`;
+    let sum = 0;
+    for (let i = at; i < at + size; i++) sum += ((values[i] ?? 0) - (mean[i] ?? 0)) ** 2;
+    squares[name] = (squares[name] ?? 0) + sum;
+    at += size;
+  }
+  return Object.fromEntries(Object.entries(squares).map(([name, sum]) => [name, Math.sqrt(sum)]));
+}

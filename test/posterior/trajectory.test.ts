@@ -1,0 +1,160 @@
+/** @file Chains of a sampler: which steps give draws, what they leave behind, and whether they are of the posterior. */
+import { describe, expect, test } from "vitest";
+import { Engine } from "../../src/autograd/index.ts";
+import { cyclical, sghmc, sgld } from "../../src/posterior/samplers.ts";
+import { drawsOf, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "../../src/posterior/trajectory.ts";
+import { logPosterior } from "../../src/train/objective.ts";
+import { gaussianPrior } from "../../src/train/prior.ts";
+import { gpuForTests } from "../kernels/harness.ts";
+import { classes, linearRegression, regression, regressionMap, rowSource, twoLayers } from "../train/toys.ts";
+
+const gpu = gpuForTests();
+const DATA = classes(32, 6, 3);
+
+async function chains(options: Partial<TrajectoryOptions> & Pick<TrajectoryOptions, "draws">) {
+  const model = twoLayers(new Engine(gpu()), { d: 6, h: 10, K: 3 });
+  const prior = gaussianPrior(model, { encoder: { precision: 10 }, head: { precision: 1 } });
+  const names = model.theta.layout.names;
+  const read = () => Promise.all(names.map((name) => model.theta.get(name)));
+  const before = await read();
+  const draws: TrajectoryDraw[] = [];
+  const target = logPosterior(model, prior, { N: 32 });
+  const sampler = (seed: number) => sgld({ lr: 1e-2, N: 32, seed });
+  try {
+    for await (const draw of trajectory(target, rowSource(DATA), { sampler, batch: 8, ...options })) draws.push(draw);
+    const restored = JSON.stringify(await read()) === JSON.stringify(before);
+    const frozen = model.theta.layout.slices.filter((slice) => model.theta.isFrozen(slice)).length;
+    return { draws, restored, frozen };
+  } finally {
+    prior.dispose();
+    model.dispose();
+  }
+}
+
+describe("a trajectory", () => {
+  test("gives a draw every `thin` steps after `burnIn`, chain by chain, and puts θ back", async () => {
+    const { draws, restored, frozen } = await chains({ draws: 3, thin: 2, burnIn: 5, chains: 2 });
+    expect(draws.map(({ chain, draw, step }) => [chain, draw, step])).toEqual([
+      [0, 0, 7],
+      [0, 1, 9],
+      [0, 2, 11],
+      [1, 0, 7],
+      [1, 1, 9],
+      [1, 2, 11],
+    ]);
+    expect([restored, frozen]).toEqual([true, 0]);
+    // The head alone by default: W₂ [3, 10] and b₂ [3].
+    expect(draws.every(({ values }) => values.length === 33)).toBe(true);
+    expect(new Set(draws.map(({ values }) => values[0])).size).toBe(6);
+    expect(Object.keys(draws[0]!.functionals)).toEqual(["nll", "logPrior", "logJoint", "distance.head"]);
+    const [{ values, functionals }] = draws as [TrajectoryDraw];
+    expect(functionals["distance.head"]).toBeCloseTo(Math.hypot(...values), 5); // the head's mean is 0
+  });
+
+  test("is the same for the same seed, and moves the groups that are named", async () => {
+    const options = { draws: 2, groups: ["encoder", "head"] };
+    const a = await chains(options);
+    expect((await chains(options)).draws).toEqual(a.draws);
+    expect((await chains({ ...options, seed: 1 })).draws).not.toEqual(a.draws);
+    expect(a.draws[0]!.values.length).toBe(60 + 10 + 33);
+    expect(a.draws[0]!.functionals).toHaveProperty(["distance.layer.0"]);
+  });
+
+  test("draws from the sampling part of each cycle", async () => {
+    const cycle = { length: 8, exploration: 0.5 };
+    const { draws } = await chains({
+      draws: 6,
+      sampler: (seed) => sgld({ lr: 1e-2, N: 32, seed, cycle }),
+      samples: cyclical(cycle).samples,
+    });
+    expect(draws.map(({ step }) => step)).toEqual([5, 6, 7, 8, 13, 14]);
+  });
+
+  test("ends early when told to, with θ put back", async () => {
+    const stop = new AbortController();
+    stop.abort();
+    const { draws, restored } = await chains({ draws: 4, signal: stop.signal });
+    expect([draws.length, restored]).toEqual([0, true]);
+  });
+
+  test("refuses what has no posterior or nothing to sample", async () => {
+    await expect(chains({ draws: 0 })).rejects.toThrow("draws: 0");
+    await expect(chains({ draws: 1, groups: ["nobody"] })).rejects.toThrow("no group is named");
+    await expect(chains({ draws: 1, thin: 0 })).rejects.toThrow("thin: 0");
+    const cycle = { length: 4, exploration: 0.9 };
+    await expect(chains({ draws: 1, samples: cyclical(cycle).samples })).rejects.toThrow("the cycle's sampling part");
+    const model = linearRegression(new Engine(gpu()), 2, 1);
+    const prior = gaussianPrior(model, { encoder: { precision: 0 } });
+    const run = trajectory(logPosterior(model, prior, { N: 4 }), rowSource(regression(4, [1, 2], 1)), {
+      sampler: () => sgld({ lr: 0.1, N: 4 }),
+      groups: ["encoder"],
+      draws: 1,
+      batch: 4,
+    });
+    await expect(run.next()).rejects.toThrow("encoder has a flat prior");
+    prior.dispose();
+    model.dispose();
+  });
+});
+
+describe("the posterior of a linear regression", () => {
+  const [d, sigma2, tau, n] = [3, 0.25, 4, 40];
+  const data = regression(n, [0.5, -1, 2], 0.5);
+  const mode = regressionMap(data, sigma2, tau, [0, 0, 0]);
+  /** Λ = XᵀX/σ² + τI. */
+  const precision = Array.from({ length: d }, (_, i) =>
+    Array.from({ length: d }, (_, j) => {
+      let sum = i === j ? tau : 0;
+      for (let r = 0; r < n; r++) sum += (data.x[r * d + i]! * data.x[r * d + j]!) / sigma2;
+      return sum;
+    }),
+  );
+
+  for (const [name, make] of [
+    ["SGLD", (seed: number) => sgld({ lr: 1e-2, N: n, seed })],
+    ["SGHMC", (seed: number) => sghmc({ lr: 3e-3, N: n, seed, friction: 0.3 })],
+  ] as const) {
+    test(`${name}: mean and E (θ − θ̂)ᵀΛ(θ − θ̂) = d, by batch means`, async () => {
+      const model = linearRegression(new Engine(gpu()), d, sigma2, Float32Array.from(mode));
+      const prior = gaussianPrior(model, { encoder: { mean: 0, precision: tau } });
+      const options = { sampler: make, groups: ["encoder"], draws: 400, thin: 4, burnIn: 100, batch: n };
+      const deviations: number[][] = [];
+      for await (const { values } of trajectory(logPosterior(model, prior, { N: n }), rowSource(data), options))
+        deviations.push(Array.from(values, (x, i) => x - mode[i]!));
+      const mahalanobis = deviations.map((v) =>
+        v.reduce((sum, a, i) => sum + v.reduce((s, b, j) => s + a * precision[i]![j]! * b, 0), 0),
+      );
+      const { mean, error } = batchMeans(mahalanobis);
+      // The eigenvalues of Λ/N are near 4, so that a step of h = .01 leaves a variance 1/(1 − hλ/2), 2 %, too large.
+      expect(Math.abs(mean - d)).toBeLessThan(4 * error + 0.03 * d);
+      expect(error).toBeLessThan(0.15 * d);
+      for (let i = 0; i < d; i++) {
+        const { mean, error } = batchMeans(deviations.map((v) => v[i]!));
+        expect(Math.abs(mean)).toBeLessThan(5 * error);
+      }
+      prior.dispose();
+      model.dispose();
+    });
+  }
+});
+
+/** Mean of a correlated series and its standard error from the means of 20 batches. */
+function batchMeans(series: readonly number[]) {
+  const size = series.length / 20;
+  const means = Array.from({ length: 20 }, (_, b) => {
+    const part = series.slice(b * size, (b + 1) * size);
+    return part.reduce((sum, x) => sum + x, 0) / size;
+  });
+  const mean = means.reduce((sum, x) => sum + x, 0) / 20;
+  const variance = means.reduce((sum, x) => sum + (x - mean) ** 2, 0) / 19;
+  return { mean, error: Math.sqrt(variance / 20) };
+}
+
+test("draws become members", async () => {
+  const model = twoLayers(new Engine(gpu()), { d: 6, h: 10, K: 3 });
+  const head = model.theta.layout.slices.filter(({ groups }) => groups[0] === "head");
+  const draw = { chain: 0, draw: 0, step: 1, functionals: {}, values: new Float32Array(33).fill(2) };
+  expect(drawsOf(head, [draw, draw]).size).toBe(2);
+  expect(() => drawsOf(head, [{ ...draw, values: new Float32Array(3) }])).toThrow("draw 0 has 3 numbers");
+  model.dispose();
+});

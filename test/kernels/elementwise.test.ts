@@ -94,6 +94,28 @@ describe("unary", () => {
     });
   }
 
+  test("gelu's lower tail keeps its leading digits, value and slope", async () => {
+    const g = gpu();
+    // Φ to 16 digits (erfc): float64's 1 + erf, which the table's reference is made of, has three of them at −8.
+    const tail = [
+      [-3, 1.349898031630095e-3],
+      [-4, 3.167124183311992e-5],
+      [-5, 2.866515718791939e-7],
+      [-6, 9.865876450376981e-10],
+      [-8, 6.220960574271784e-16],
+    ] as const;
+    const x = tail.map(([at]) => at);
+    const [y, dx] = await run(g, () => [
+      unary(g, "gelu", fromHost(g, x)),
+      unaryBackward(g, "gelu", fromHost(g, x), fromHost(g, [1, 1, 1, 1, 1])),
+    ]);
+    const density = (at: number) => Math.exp((-at * at) / 2) / Math.sqrt(2 * Math.PI);
+    // The quotient behind it is off by up to 9e-5 there, and exp by the rounding of its argument.
+    const digits = { rtol: 2e-4, atol: 0 };
+    expectClose(y ?? [], tail.map(([at, phi]) => at * phi), digits); // biome-ignore format: one line as the next
+    expectClose(dx ?? [], tail.map(([at, phi]) => phi + at * density(at)), digits); // biome-ignore format: as above
+  });
+
   test("a NaN in dy comes through, alone", async () => {
     const g = gpu();
     for (const op of OPS) {

@@ -19,6 +19,7 @@ import {
 import { concatColumns, gatherRows, scatterRows } from "../src/kernels/rows.ts";
 import { Stream } from "../src/random.ts";
 import type { BenchCase } from "./case.ts";
+import { tiled } from "./tiled.ts";
 
 /** A case whose inputs are made at its first run and freed with it; what `body` makes goes back to the pool each time. */
 export function memoryBound(
@@ -47,7 +48,7 @@ export function memoryBound(
 
 /** Numbers within ±2 that are cheap to make and not all alike. */
 function numbers(n: number, seed: number): Float32Array {
-  return Float32Array.from({ length: n }, (_, i) => 2 * Math.sin(i * 0.7 + seed));
+  return tiled(n, (i) => 2 * Math.sin(i * 0.7 + seed));
 }
 
 export function cases(gpu: Gpu, n = 1024, c = 1536): BenchCase[] {

@@ -1,7 +1,7 @@
 /**
- * @file The parts that need the device, each in a process of its own: what fails, hangs or crashes here is the part's
- * alone. Everything found is told at once, since the process may not live to its end. A case that fails may have taken
- * the device with it, so the next one gets a new one.
+ * @file The parts that need the device, each in a process of its own. Everything begun and everything found is told at
+ * once, since the process may not live to its end: another then goes on behind what ended this one. A case that fails
+ * may have taken the device with it, so the next one gets a new one.
  */
 import { pathToFileURL } from "node:url";
 import { copies, type Gpu, multiplyAdd } from "../../src/gpu/index.ts";
@@ -31,6 +31,9 @@ export interface Order {
   until: number;
   /** Of "ops": a test file's path. */
   file?: string;
+  /** What earlier processes of this part have begun; of it, what they did not survive. */
+  begun: readonly string[];
+  fatal: readonly string[];
 }
 
 export async function carryOut(order: Order, tell: Tell): Promise<void> {
@@ -38,9 +41,10 @@ export async function carryOut(order: Order, tell: Tell): Promise<void> {
   if (part === "adapter") return adapter(tell);
   if (part === "ops") {
     await import(pathToFileURL(file).href);
-    return runCollected((result) => tell({ kind: "test", file, result }), until);
+    const begin = (name: string) => tell({ kind: "begin", name });
+    return runCollected((result) => tell({ kind: "test", file, result }), { until, begin, leaveOut: order.begun });
   }
-  const bench = new Bench(tell, plan, until, part === "unguarded" ? ["disable_robustness"] : []);
+  const bench = new Bench(tell, order, part === "unguarded" ? ["disable_robustness"] : []);
   if (part === "ceilings") await bench.group("ceilings", ceilings);
   if (part === "kernels" || part === "unguarded") {
     await bench.group("products", (gpu) => productCases(gpu, plan, part === "unguarded"));
@@ -108,21 +112,22 @@ function plainly(object: object): Record<string, unknown> {
 
 class Bench {
   readonly #tell: Tell;
-  readonly #plan: Plan;
-  readonly #until: number;
+  readonly #order: Order;
   readonly #toggles: readonly string[];
   #gpu: Gpu | undefined;
 
-  constructor(tell: Tell, plan: Plan, until: number, toggles: readonly string[]) {
+  constructor(tell: Tell, order: Order, toggles: readonly string[]) {
     this.#tell = tell;
-    this.#plan = plan;
-    this.#until = until;
+    this.#order = order;
     this.#toggles = toggles;
   }
 
   /** Measures the cases that `make` makes, those of one turn together. */
   async group(name: string, make: (gpu: Gpu) => BenchCase[] | Promise<BenchCase[]>): Promise<void> {
+    const { until, begun, fatal } = this.#order;
     let cases: BenchCase[] | undefined;
+    if (fatal.includes(name)) return;
+    this.#tell({ kind: "begin", name });
     try {
       cases = await make(await this.#open());
     } catch (error) {
@@ -133,20 +138,29 @@ class Bench {
     const sets = together(cases);
     const titles = cases.map(titled);
     for (let set = sets.shift(); set; set = sets.shift()) {
-      const named = set.map((i) => titles[i]);
-      if (Date.now() > this.#until) {
-        this.#tell({ kind: "failure", name: named.join(", "), error: "no time was left for it" });
+      const named = set.map((i) => titles[i]).join(", ");
+      // One of them failed or took the process with it: the others are worth a try alone.
+      const apart = () => {
+        if (set.length > 1) sets.unshift(...set.map((i) => [i]));
+      };
+      if (begun.includes(named)) {
+        if (fatal.includes(named)) apart();
         continue;
       }
+      if (Date.now() > until) {
+        this.#tell({ kind: "failure", name: named, error: "no time was left for it" });
+        continue;
+      }
+      this.#tell({ kind: "begin", name: named });
       try {
         const gpu = await this.#open();
         cases ??= await make(gpu);
         const bodies = set.flatMap((i) => cases?.[i] ?? []);
         await this.#one(gpu, bodies);
       } catch (error) {
-        this.#fail(named.join(", "), error);
+        this.#fail(named, error);
         cases = undefined;
-        if (set.length > 1) sets.unshift(...set.map((i) => [i])); // one of them failed: the others are worth a try alone
+        apart();
       }
     }
   }
@@ -163,7 +177,7 @@ class Bench {
       if (worst !== undefined && !(worst <= 1)) throw new Error(`wrong by ${worst} times what rounding allows`);
       errors.push(worst);
     }
-    const rows = await measureOnGpu(gpu, bodies, this.#plan, this.#until);
+    const rows = await measureOnGpu(gpu, bodies, this.#order.plan, this.#order.until);
     for (const [i, row] of rows.entries()) {
       const worst = errors[i];
       this.#tell({ kind: "row", row: worst === undefined ? row : { ...row, worstError: rounded(worst) } });

@@ -1,6 +1,6 @@
 /**
- * @file What a run measures and how long each part may take: the full plan for a GPU, and `--quick`, which has every part
- * at sizes that a software adapter gets through in seconds. PyTorch is given the same shapes.
+ * @file What a run measures and how long each part may take: the full plan for a GPU, a rehearsal of it, and `--quick`,
+ * which has every part at sizes that a software adapter gets through in seconds. PyTorch is given the same shapes.
  */
 import type { Layout, MatmulSizes } from "../../src/kernels/matmul.ts";
 import { LENGTHS, MINILM } from "../step.ts";
@@ -10,9 +10,11 @@ export const PARTS = ["adapter", "ops", "ceilings", "kernels", "steps", "torch",
 export type Part = (typeof PARTS)[number];
 
 export interface Plan {
-  name: "full" | "quick";
+  name: "full" | "rehearsal" | "quick";
   /** Seconds. What a part leaves over, the later ones may use. */
   budget: Readonly<Record<Part, number>>;
+  /** Seconds that one case or test may take, compilation included, before its process is ended and the next goes on. */
+  patience: number;
   /** Carried test files, by a part of their path; the longest first, since they run side by side. */
   tests: readonly string[];
   products: readonly { sizes: MatmulSizes; layouts: readonly Layout[] }[];
@@ -35,6 +37,7 @@ export const FEED_FORWARD: MatmulSizes = { M: 1024, N: 1536, K: 384 };
 export const FULL: Plan = {
   name: "full",
   budget: { adapter: 40, ops: 140, ceilings: 20, kernels: 120, steps: 70, torch: 80, unguarded: 60 },
+  patience: 40,
   tests: ["kernels/matmul", "kernels/attention", "golden/bert_random", "kernels/", "autograd/"],
   products: [
     { sizes: CUBE, layouts: ["NN", "NT", "TN"] },
@@ -51,9 +54,19 @@ export const FULL: Plan = {
   round: 20,
 };
 
+/** All of it on a software adapter, but the products that would take it minutes each. */
+export const REHEARSAL: Plan = {
+  ...FULL,
+  name: "rehearsal",
+  products: FULL.products.filter(({ sizes: { M, N, K } }) => M * N * K <= 2 ** 30),
+  rounds: 3,
+  patience: 300,
+};
+
 export const QUICK: Plan = {
   name: "quick",
   budget: { adapter: 20, ops: 40, ceilings: 10, kernels: 20, steps: 30, torch: 40, unguarded: 20 },
+  patience: 60,
   tests: ["kernels/rows"],
   products: [{ sizes: { M: 64, N: 64, K: 64 }, layouts: ["NN", "NT"] }],
   kernels: "few",
@@ -69,5 +82,3 @@ export const QUICK: Plan = {
   rounds: 3,
   round: 1,
 };
-
-export const PLANS: Readonly<Record<Plan["name"], Plan>> = { full: FULL, quick: QUICK };

@@ -8,6 +8,7 @@ import { type Layout, type MatmulSizes, matmul } from "../../src/kernels/matmul.
 import { ableFamilies, type Family } from "../../src/kernels/matmul-families.ts";
 import { Stream } from "../../src/random.ts";
 import type { BenchCase } from "../case.ts";
+import { tiled } from "../tiled.ts";
 import type { Plan } from "./plan.ts";
 
 /** Elements compared. */
@@ -76,13 +77,8 @@ function product(gpu: Gpu, layout: Layout, sizes: MatmulSizes, family: Family | 
   };
 }
 
-/** Numbers in [−1, 1), made quickly: a product of 4096³ has 17 million an operand. */
+/** Numbers in [−1, 1). */
 function uniform(n: number, seed: number): Float32Array {
-  let state = seed + 1;
-  const numbers = new Float32Array(n);
-  for (let i = 0; i < n; i++) {
-    state = (Math.imul(state, 1664525) + 1013904223) | 0;
-    numbers[i] = state / 2 ** 31;
-  }
-  return numbers;
+  const stream = new Stream(seed, "products");
+  return tiled(n, () => 2 * stream.uniform() - 1);
 }

@@ -35,6 +35,8 @@ export interface TorchRow {
 
 /** What the parts say to the run that started them. */
 export type Message =
+  /** What is begun now: if the process ends or falls silent, this was why, and the next one leaves it out. */
+  | { kind: "begin"; name: string }
   | { kind: "fact"; name: string; value: unknown }
   | { kind: "row"; row: GpuRow }
   | { kind: "torch"; row: TorchRow }

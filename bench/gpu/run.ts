@@ -13,13 +13,15 @@ import { findDriver, nvidiaSmi } from "./drivers.ts";
 import { judge } from "./judge.ts";
 import { markdown } from "./markdown.ts";
 import { carryOut, type Order, type Tell } from "./parts.ts";
-import { PARTS, type Part, PLANS } from "./plan.ts";
+import { FULL, PARTS, type Part, QUICK, REHEARSAL } from "./plan.ts";
 import { type Message, type PartReport, type Results, write } from "./results.ts";
-import { type Ended, runPython, startPart, testFiles } from "./start.ts";
+import { type Ended, runPython, startPart, testFiles, throughAll } from "./start.ts";
 
 const SCRIPT = fileURLToPath(import.meta.url);
 /** The packed folder: shaders/, reference/, test/, packed.json. */
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+/** Where the golden tests look for reference/. */
+const CARRIED = { PRIORWORK_SHARED: ROOT };
 /** Milliseconds between two writings of the results. */
 const WRITE_EVERY = 2000;
 /** A part begins nothing in its last milliseconds: what is cut off there would be lost. */
@@ -54,7 +56,7 @@ async function main(): Promise<number> {
       out: { type: "string" },
     },
   });
-  const plan = PLANS[flags.quick ? "quick" : "full"];
+  const plan = flags.quick ? QUICK : flags.software ? REHEARSAL : FULL;
   const only = flags.only?.split(",");
   const strange = only?.find((name) => !(PARTS as readonly string[]).includes(name));
   const whole = Object.values(plan.budget).reduce((a, b) => a + b, 0);
@@ -107,14 +109,21 @@ async function main(): Promise<number> {
       part: part as Order["part"],
       plan,
       until: due - SPARE,
+      begun: [],
+      fatal: [],
       ...(file ? { file } : {}),
     });
     const ends: Ended[] = [];
-    const start = (o: Order, env = environment, until = due) =>
-      startPart(SCRIPT, o, { ...process.env, ...env, PRIORWORK_SHARED: ROOT }, until, hear(part));
+    const start = async (o: Order) => {
+      const limits = { due, silence: 1000 * plan.patience };
+      ends.push(...(await throughAll(SCRIPT, o, { ...process.env, ...environment, ...CARRIED }, limits, hear(part))));
+    };
     if (part === "adapter") {
       const driver = await findDriver(
-        (env) => start(order(), env, Date.now() + ATTEMPT),
+        (env) => {
+          const limits = { due: Date.now() + ATTEMPT, silence: ATTEMPT };
+          return startPart(SCRIPT, order(), { ...process.env, ...env, ...CARRIED }, limits, hear(part));
+        },
         flags.software,
         () => results.facts.adapter,
       );
@@ -146,12 +155,12 @@ async function main(): Promise<number> {
       const work = async () => {
         for (let file = files.shift(); file; file = files.shift()) {
           if (Date.now() > due - SPARE) ends.push({ error: `${file}: no time was left for it`, output: "" });
-          else ends.push(await start(order(file)));
+          else await start(order(file));
         }
       };
       await Promise.all(Array.from({ length: workers }, work));
     } else {
-      ends.push(await start(order()));
+      await start(order());
     }
     report.seconds = Math.round((Date.now() - begin) / 100) / 10;
     for (const { output, error } of ends) {
@@ -215,7 +224,8 @@ function take(results: Results, part: Part, message: Message): void {
     results.tests.files[file] ??= [];
     results.tests.files[file].push(message.result);
     results.tests[message.result.status]++;
-  } else if (part === "ceilings" || part === "kernels" || part === "unguarded" || part === "steps") {
+  } else if (message.kind === "begin") return;
+  else if (part === "ceilings" || part === "kernels" || part === "unguarded" || part === "steps") {
     results[part].push(message.row);
   }
 }

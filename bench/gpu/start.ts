@@ -20,24 +20,61 @@ const LEAVING = 3000;
 /** Characters of output that are kept. */
 const KEPT = 8000;
 
-/** Runs one part until it ends or `due` (Date.now) has come. */
+/** When a process is ended: at a time of Date.now, or after so many milliseconds without a word. */
+export interface Limits {
+  due: number;
+  silence: number;
+}
+
+/**
+ * Runs one part, or one test file of it, to its end: where a process dies or falls silent over a case, the next one
+ * leaves that out and goes on. How each of them ended.
+ */
+export async function throughAll(
+  script: string,
+  order: Order,
+  env: NodeJS.ProcessEnv,
+  limits: Limits,
+  hear: (message: Message) => void,
+): Promise<Ended[]> {
+  const ends: Ended[] = [];
+  const begun = [...order.begun];
+  const fatal = [...order.fatal];
+  for (;;) {
+    let current: string | undefined;
+    const end = await startPart(script, { ...order, begun, fatal }, env, limits, (message) => {
+      if (message.kind !== "begin") return hear(message);
+      current = message.name;
+      begun.push(current);
+    });
+    ends.push(end);
+    // Each process that is started again leaves out one thing more than the last: there is an end to it.
+    if (!end.error || current === undefined || Date.now() > limits.due - LEAVING) return ends;
+    end.error = `${current}: ${end.error}`;
+    fatal.push(current);
+  }
+}
+
+/** Runs one process of a part. */
 export function startPart(
   script: string,
   order: Order,
   env: NodeJS.ProcessEnv,
-  due: number,
+  limits: Limits,
   hear: (message: Message) => void,
 ): Promise<Ended> {
   // "advanced" keeps NaN and infinities.
   const child = fork(script, [], { env, stdio: ["ignore", "pipe", "pipe", "ipc"], serialization: "advanced" });
   const done = { value: false };
+  const { ending, heard } = ended(child, limits, done);
   child.on("message", (message: Message | { kind: "end" }) => {
+    heard();
     if (message.kind !== "end") return hear(message);
     done.value = true;
     setTimeout(() => child.kill("SIGKILL"), LEAVING).unref();
   });
   child.send(order);
-  return ended(child, due, done);
+  return ending;
 }
 
 /** PyTorch's side, where there is a Python that has it: its lines of JSON are messages. */
@@ -63,34 +100,43 @@ export function runPython(script: string, plan: Plan, due: number, hear: (messag
   child.on("error", (error) => {
     skipped = `PyTorch was not asked: ${python} does not start (${error.message}); PRIORWORK_PYTHON may name another`;
   });
-  return ended(child, due, done).then((end) => (skipped ? { skipped, output: end.output } : end));
+  const { ending } = ended(child, { due, silence: Number.POSITIVE_INFINITY }, done);
+  return ending.then((end) => (skipped ? { skipped, output: end.output } : end));
 }
 
-function ended(child: ChildProcess, due: number, done: { value: boolean }): Promise<Ended> {
+/** `heard` is to be called at each word of the child's. */
+function ended(child: ChildProcess, { due, silence }: Limits, done: { value: boolean }) {
   let output = "";
   const keep = (chunk: Buffer) => {
     output = (output + chunk.toString()).slice(-KEPT);
   };
   child.stdout?.on("data", keep);
   child.stderr?.on("data", keep);
-  let late = false;
-  const timer = setTimeout(
-    () => {
-      late = true;
-      child.kill("SIGKILL");
-    },
-    Math.max(0, due - Date.now()),
-  );
-  return new Promise((resolve) => {
-    const end = (how: string) => {
+  let cut: string | undefined;
+  const end = (why: string) => {
+    cut = `${why} and was ended; what it told until then stands`;
+    child.kill("SIGKILL");
+  };
+  const timer = setTimeout(() => end("ran past its time"), Math.max(0, due - Date.now()));
+  const watch = () =>
+    Number.isFinite(silence) ? setTimeout(() => end(`said nothing for ${silence / 1000} s`), silence) : undefined;
+  let watching = watch();
+  const ending = new Promise<Ended>((resolve) => {
+    const closed = (how: string) => {
       clearTimeout(timer);
+      clearTimeout(watching);
       if (done.value) resolve({ output });
-      else if (late) resolve({ error: "ran past its time and was ended; what it told until then stands", output });
+      else if (cut) resolve({ error: cut, output });
       else resolve({ error: `ended early (${how}): ${output.trim().split("\n").slice(-6).join(" | ")}`, output });
     };
-    child.on("error", (error) => end(error.message));
-    child.on("close", (code, signal) => end(signal ?? `exit code ${code}`));
+    child.on("error", (error) => closed(error.message));
+    child.on("close", (code, signal) => closed(signal ?? `exit code ${code}`));
   });
+  const heard = () => {
+    clearTimeout(watching);
+    watching = watch();
+  };
+  return { ending, heard };
 }
 
 /** The carried test files, those that match an earlier word first. */

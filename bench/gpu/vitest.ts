@@ -88,11 +88,26 @@ export const vi = {
   },
 };
 
-/** Runs what the files imported so far have collected. Those that `until` (a time of `Date.now`) leaves no time for are not reported. */
-export async function runCollected(report: (result: TestResult) => void, until: number): Promise<void> {
+export interface RunOptions {
+  /** As Date.now: no test is begun after it; those that are left are not reported. */
+  until: number;
+  /** Called before each test. */
+  begin?: (name: string) => void;
+  /** Tests that an earlier process has begun. */
+  leaveOut?: readonly string[];
+}
+
+/** Runs what the files imported so far have collected. */
+export async function runCollected(
+  report: (result: TestResult) => void,
+  { until, begin = () => {}, leaveOut = [] }: RunOptions,
+): Promise<void> {
+  const begun = new Set(leaveOut);
   await all(hooks.beforeAll);
   for (const { name, skip, body } of tests) {
+    if (begun.has(name)) continue;
     if (Date.now() > until) break;
+    begin(name);
     if (skip) {
       report({ name, status: "skipped", milliseconds: 0 });
       continue;

@@ -15,7 +15,7 @@ import { carriedTests, pack } from "../../bench/gpu/pack.ts";
 import type { Order } from "../../bench/gpu/parts.ts";
 import { CUBE, FEED_FORWARD, FULL, PARTS, QUICK } from "../../bench/gpu/plan.ts";
 import type { GpuRow, Message, Results } from "../../bench/gpu/results.ts";
-import { startPart } from "../../bench/gpu/start.ts";
+import { type Limits, throughAll } from "../../bench/gpu/start.ts";
 import * as carried from "../../bench/gpu/vitest.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
@@ -59,14 +59,15 @@ test("a quick run from the packed folder, without tools or PyTorch, has every se
 });
 
 describe("a part that", () => {
-  const order = { part: "kernels", plan: QUICK, until: 0 } as const satisfies Order;
+  const order: Order = { part: "kernels", plan: QUICK, until: 0, begun: [], fatal: [] };
   /** How a part ends whose process runs these lines. */
-  const endOf = (name: string, lines: string, milliseconds = 20_000) => {
+  const endOf = (name: string, lines: string, changed: Partial<Limits> = {}) => {
     const script = join(folder, `${name}.mjs`);
     writeFileSync(script, lines);
     const heard: Message[] = [];
-    const ended = startPart(script, order, process.env, Date.now() + milliseconds, (message) => heard.push(message));
-    return ended.then((end) => ({ ...end, heard }));
+    const limits = { due: Date.now() + 20_000, silence: 15_000, ...changed };
+    const ends = throughAll(script, order, process.env, limits, (message) => heard.push(message));
+    return ends.then((all) => ({ ...all.at(-1), all, heard }));
   };
   const row = 'process.send({ kind: "failure", name: "x", error: "y" });';
 
@@ -77,8 +78,31 @@ describe("a part that", () => {
   });
 
   test("hangs is ended when its time is over", async () => {
-    const end = await endOf("hang", `${row} for (;;) {}`, 1500);
+    const end = await endOf("hang", `${row} for (;;) {}`, { due: Date.now() + 1500 });
     expect(end.error).toContain("ran past its time");
+  });
+
+  test("dies or falls silent over a case goes on behind it", async () => {
+    const lines = `
+      process.once("message", ({ begun, fatal }) => {
+        for (const name of ["first", "crash", "second", "hang", "third"]) {
+          if (begun.includes(name)) continue;
+          process.send({ kind: "begin", name });
+          if (name === "crash") return process.send({}, () => process.kill(process.pid, "SIGKILL"));
+          if (name === "hang") return setInterval(() => {}, 1000);
+          process.send({ kind: "fact", name, value: fatal });
+        }
+        process.send({ kind: "end" }, () => process.disconnect());
+      });`;
+    const { all, heard } = await endOf("resume", lines, { silence: 2000 });
+    expect(all.map(({ error }) => error?.split(" ").slice(0, 4).join(" "))).toEqual([
+      "crash: ended early (SIGKILL):",
+      "hang: said nothing for",
+      undefined,
+    ]);
+    const third = heard.filter((message) => message.kind === "fact" && message.name === "third");
+    expect(heard.filter(({ kind }) => kind === "fact").length, "each told once").toBe(3);
+    expect(third).toEqual([{ kind: "fact", name: "third", value: ["crash", "hang"] }]);
   });
 
   test("leaves without a word has not done its work", async () => {
@@ -170,11 +194,15 @@ describe("the stand-in for Vitest", () => {
       });
     });
     carried.describe.skipIf(true)("left out", () => carried.test("never", () => calls.push("never")));
+    carried.test("begun before", () => calls.push("begun before"));
     carried.test("rejected", async () => {
       await carriedExpect(Promise.reject(new Error("why"))).rejects.toThrow?.("why");
     });
     const results: carried.TestResult[] = [];
-    await carried.runCollected((result) => results.push(result), Date.now() + 60_000);
+    await carried.runCollected((result) => results.push(result), {
+      until: Date.now() + 60_000,
+      leaveOut: ["begun before"],
+    });
     expect(results.map(({ name, status }) => [name, status])).toEqual([
       ["suite > good", "passed"],
       ["suite > bad 3", "failed"],

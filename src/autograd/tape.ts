@@ -59,9 +59,12 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
     }
   };
 
-  /** Releases an array that nobody holds. */
-  const free = (array: NdArray) => {
-    if (!holders.has(array.buffer)) gpu.releaseScoped(array.buffer);
+  /** Arrays to be released after the rule that runs, unless held: it may pass one to several sinks. */
+  const loose = new Set<PooledBuffer>();
+  const free = (array: NdArray) => loose.add(array.buffer);
+  const sweep = () => {
+    for (const buffer of loose) if (!holders.has(buffer)) gpu.releaseScoped(buffer);
+    loose.clear();
   };
 
   const add = (input: Tensor, array: NdArray) => {
@@ -134,6 +137,7 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
     if (dy) {
       if (!node.rule) throw new Error(`${node.op} has no backward, but a gradient is asked through it`);
       node.rule(dy, node.inputs.map(sinkOf));
+      sweep();
       gradients.delete(node.output);
       drop(dy);
     }

@@ -37,6 +37,24 @@ describe("backward", () => {
     expectClose(await read, [6, 60]);
   });
 
+  test("an array that a rule passes to two leaves is there for both", async () => {
+    const engine = new Engine(gpu());
+    const { reads } = engine.step(() => {
+      const [a, b] = [engine.tensor([1], [1], { grad: true }), engine.tensor([2], [1], { grad: true })];
+      const y = engine.record("both", [a, b], fromHost(engine.gpu, [3]), (dy, [da, db]) => {
+        const other = engine.gpu.allocate(4);
+        const d = binary(engine.gpu, "add", dy, dy);
+        da!.pass(d);
+        // Another buffer is there now for what comes next: d's own would hide that d was given back too early.
+        engine.gpu.release(other);
+        db!.pass(d);
+      });
+      engine.backward(y);
+      return { reads: [a, b].map((leaf) => readArray(engine.gpu, engine.gradientOf(leaf))) };
+    });
+    expect((await Promise.all(reads)).map(([d]) => d)).toEqual([2, 2]);
+  });
+
   test("an operation without a rule is an error, not zeros", () => {
     const engine = new Engine(gpu());
     expect(() =>

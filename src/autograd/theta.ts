@@ -5,7 +5,7 @@
  * like the mathematics. Parameters carry the checkpoint's names; a slice may hold several that one GEMM uses together
  * (query, key and value).
  */
-import { empty, type Into, NdArray, readArray, sizeOf } from "../kernels/array.ts";
+import { type Into, NdArray, readArray, sizeOf } from "../kernels/array.ts";
 import type { Engine } from "./engine.ts";
 import { type GradientSlot, Tensor } from "./tensor.ts";
 
@@ -140,7 +140,8 @@ export class Theta {
   /** A persistent vector of θ's layout, all zeros; disposed of with θ. */
   vector(): NdArray {
     const { gpu } = this.engine;
-    const array = empty(gpu, [this.layout.length], "f32", "theta.vector");
+    const { length } = this.layout;
+    const array = new NdArray(gpu.allocate(4 * length, "theta.vector", { lasting: true }), 0, [length]);
     gpu.keep(array.buffer);
     gpu.clear(array);
     this.#vectors.push(array);

@@ -100,14 +100,18 @@ export class Gpu {
 
   // ---- memory
 
-  /** A buffer of at least `bytes` (and 16) bytes, contents undefined; it belongs to the innermost open scope, if any. */
-  allocate(bytes: number, operation = "allocate"): PooledBuffer {
+  /**
+   * A buffer of at least `bytes` (and 16) bytes, contents undefined; it belongs to the innermost open scope, if any.
+   * `lasting`: it will be in use for long, so none that is larger than need be.
+   */
+  allocate(bytes: number, operation = "allocate", { lasting = false } = {}): PooledBuffer {
     this.check();
     const buffer = this.#pool.allocate(
       Math.max(16, bytes),
       operation,
       (verdict) => this.#await(verdict.then((error) => error && this.#fail(error))),
       this.#submits,
+      ...(lasting ? [1] : []),
     );
     this.#scopes.at(-1)?.add(buffer);
     return buffer;

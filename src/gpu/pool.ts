@@ -90,13 +90,14 @@ export class BufferPool {
   /**
    * A buffer of at least `bytes` bytes with undefined contents. Throws DeviceError above the adapter's limit; whether
    * the device had room is known later only: `verdicts` gets promises of an error or nothing. `encoder` is the one that
-   * is open: what it has used is not destroyed to make room.
+   * is open: what it has used is not destroyed to make room. `stretch`: how many times as large a buffer may serve.
    */
   allocate(
     bytes: number,
     operation: string,
     verdicts: (verdict: Promise<DeviceError | undefined>) => void,
     encoder: number,
+    stretch = STRETCH,
   ): PooledBuffer {
     const wanted = sizeClass(bytes);
     // Near the limit the class may be too large although the request is not.
@@ -113,7 +114,7 @@ export class BufferPool {
     stats.liveBytes += size;
     stats.peakLiveBytes = Math.max(stats.peakLiveBytes, stats.liveBytes);
     this.#most = Math.max(this.#most, stats.liveBytes);
-    const idle = this.#takeIdle(size);
+    const idle = this.#takeIdle(size, stretch);
     if (idle) {
       stats.idleBytes -= idle.bytes;
       idle.live = true;
@@ -143,11 +144,11 @@ export class BufferPool {
     return new PooledBuffer(this.#nextId++, raw, size);
   }
 
-  /** An idle buffer of this size, or else the smallest of up to `STRETCH` times as much. */
-  #takeIdle(size: number): PooledBuffer | undefined {
+  /** An idle buffer of this size, or else the smallest of up to `stretch` times as much. */
+  #takeIdle(size: number, stretch: number): PooledBuffer | undefined {
     let best = this.#idle.has(size) ? size : Number.POSITIVE_INFINITY;
     if (best !== size) for (const bytes of this.#idle.keys()) if (bytes > size && bytes < best) best = bytes;
-    const list = best <= STRETCH * size ? this.#idle.get(best) : undefined;
+    const list = best <= stretch * size ? this.#idle.get(best) : undefined;
     const buffer = list?.pop();
     if (list?.length === 0) this.#idle.delete(best);
     return buffer;

@@ -195,6 +195,18 @@ describe("what the pool holds", () => {
     expect(pool.stats).toMatchObject({ liveBytes: 1280, liveBuffers: 1 });
   });
 
+  test("what lasts gets no buffer that is larger than need be", () => {
+    const { pool } = countingDevice();
+    const [more, large] = [8192, 2560].map((bytes) => pool.allocate(bytes, "test", () => {}, 0)) as [
+      PooledBuffer,
+      PooledBuffer,
+    ];
+    pool.release(more);
+    pool.release(large);
+    expect(pool.allocate(1200, "vector", () => {}, 0, 1).bytes).toBe(1280);
+    expect(pool.allocate(2500, "vector", () => {}, 0, 1)).toBe(large);
+  });
+
   test("what has been unused longest goes first, and never what the open encoder has used", () => {
     const { count, pool } = countingDevice();
     const sizes = [65536, 81920, 98304, 114688, 131072]; // each too large for the buffers before it

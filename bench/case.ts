@@ -1,5 +1,14 @@
 /** @file What a bench body is: a thing with a name that can be run once on the GPU. Knows no runner. */
 
+/** Bytes on the device at the largest moment of a run. */
+export interface MemoryFigures {
+  predictedBytes: number;
+  /** Of all buffers that existed. */
+  peakBytes: number;
+  /** The bound that it is held to, but for a tenth. */
+  allowedBytes: number;
+}
+
 export interface BenchCase {
   /** E.g. "matmul", "attention.backward". */
   name: string;
@@ -17,4 +26,8 @@ export interface BenchCase {
   bytes?: number;
   /** Cases with the same word here are compared with each other: they run in turn, a round each. */
   turn?: string;
+  /** Timed rounds of cases in turn, where nine would take minutes. */
+  rounds?: number;
+  /** Runs once and tells the memory. */
+  memory?(): Promise<MemoryFigures>;
 }

@@ -16,6 +16,7 @@ import { hostCases } from "./host.ts";
 import { ladder } from "./ladder.ts";
 import { cases as layernorm } from "./layernorm.ts";
 import { cases as matmul } from "./matmul.ts";
+import { memoryCases } from "./memory.ts";
 import { type BenchRow, measure, measureInTurn, withShare } from "./runner.ts";
 import { cases as softmax } from "./softmax.ts";
 import { stepCases } from "./step.ts";
@@ -52,11 +53,12 @@ const GROUPS: Record<string, () => BenchCase[] | Promise<BenchCase[]>> = {
   ladder: () => ladder(gpu),
   host: () => hostCases(gpu),
   step: () => stepCases(gpu),
+  memory: () => memoryCases(gpu),
 };
 
 const results: BenchRow[] = [];
 for (const [group, make] of Object.entries(GROUPS)) {
-  if (words.includes("kernels") && (group === "step" || group === "host")) continue;
+  if (words.includes("kernels") && ["step", "host", "memory"].includes(group)) continue;
   const bodies = await make();
   const wanted = bodies.filter(
     ({ name }) =>
@@ -98,12 +100,17 @@ if (results.length === 0) {
 }
 gpu.destroy();
 
-function line({ name, layout, shape, medianMs, bestMs, gflops, gbps, ceilingShare }: BenchRow): string {
+function line({ name, layout, shape, medianMs, bestMs, gflops, gbps, ceilingShare, ...memory }: BenchRow): string {
   const size = Object.entries(shape)
     .map(([key, value]) => `${key}${value}`)
     .join(" ");
   const rate = gflops !== undefined ? `${gflops} GFLOP/s` : gbps !== undefined ? `${gbps} GB/s` : "";
   const share = ceilingShare !== undefined ? `${(100 * ceilingShare).toFixed(0)} %` : "";
+  const { peakBytes, ofPredicted = Number.NaN, ofAllowed = Number.NaN } = memory;
+  const bytes =
+    peakBytes === undefined
+      ? ""
+      : `${(peakBytes / 1e6).toFixed(0)} MB, ${ofPredicted.toFixed(3)} of predicted, ${ofAllowed.toFixed(3)} of allowed`;
   return [
     `${name}${layout ? ` ${layout}` : ""}`.padEnd(30),
     size.padEnd(32),
@@ -111,5 +118,8 @@ function line({ name, layout, shape, medianMs, bestMs, gflops, gbps, ceilingShar
     `best ${bestMs}`.padStart(14),
     rate.padStart(16),
     share.padStart(6),
-  ].join(" ");
+    bytes,
+  ]
+    .join(" ")
+    .trimEnd();
 }

@@ -5,10 +5,10 @@
  */
 import benny from "benny";
 import type { Ceilings, Gpu } from "../src/gpu/index.ts";
-import type { BenchCase } from "./case.ts";
+import type { BenchCase, MemoryFigures } from "./case.ts";
 import { inTurn, rounded, spreadOf } from "./rounds.ts";
 
-export interface BenchRow {
+export interface BenchRow extends Partial<MemoryFigures> {
   name: string;
   layout?: string;
   shape: Record<string, number>;
@@ -20,6 +20,9 @@ export interface BenchRow {
   gbps?: number;
   /** Of the multiply-add ceiling for rows with GFLOP/s, of the copy's for rows with GB/s. */
   ceilingShare?: number;
+  /** `peakBytes` over `predictedBytes` and over `allowedBytes`. */
+  ofPredicted?: number;
+  ofAllowed?: number;
 }
 
 /** Times one case: two warm-up runs, then at least `minSamples` timed ones. */
@@ -41,14 +44,30 @@ export async function measure(gpu: Gpu, body: BenchCase, { minSamples = 9, maxTi
   );
 }
 
-/** Times cases that are to be compared, in turn. (benny runs one case to its end before the next.) */
-export async function measureInTurn(gpu: Gpu, bodies: readonly BenchCase[], rounds = 9): Promise<BenchRow[]> {
+/**
+ * Times cases that are to be compared, in turn. (benny runs one case to its end before the next.) Cases that tell their
+ * memory do so first, which warms them up.
+ */
+export async function measureInTurn(gpu: Gpu, bodies: readonly BenchCase[]): Promise<BenchRow[]> {
+  const memory: (MemoryFigures | undefined)[] = [];
+  for (const body of bodies) memory.push(await body.memory?.());
   const times = await inTurn(
     bodies.map((body) => waited(gpu, body)),
-    { rounds, warmup: 2 },
+    { rounds: bodies[0]?.rounds ?? 9, warmup: memory[0] ? 0 : 2 },
   );
   for (const body of bodies) await body.dispose?.();
-  return bodies.map((body, i) => row(body, times[i] ?? []));
+  return bodies.map((body, i) => withMemory(row(body, times[i] ?? []), memory[i]));
+}
+
+function withMemory(row: BenchRow, memory: MemoryFigures | undefined): BenchRow {
+  if (!memory) return row;
+  const { peakBytes, predictedBytes, allowedBytes } = memory;
+  return {
+    ...row,
+    ...memory,
+    ofPredicted: rounded(peakBytes / predictedBytes),
+    ofAllowed: rounded(peakBytes / allowedBytes),
+  };
 }
 
 function waited(gpu: Gpu, body: BenchCase): () => Promise<void> {

@@ -30,11 +30,13 @@ export type Choices = readonly Choice[];
 const BUSY = 132;
 
 /**
- * GFLOP/s at 512³ on two busy cores, NN / NT / TN, medians, counted by the processor time of the adapter's threads,
- * multiply-add ceiling by the same count 95 (lavapipe, Mesa 25.0 with LLVM 15) and 36 (SwiftShader):
+ * GFLOP/s at M1024 N1536 K384, NN / NT / TN, medians of 11 rounds in turn on two busy cores, counted by processor time:
+ *   lavapipe (Mesa 25.0, LLVM 15, Xeon with AVX-512)   strip32 45 / 47 / 45   strip16 36 / 38 / 37   subgroup 31 / 33 / 31
+ * At 512³, counted likewise on another machine:
  *   lavapipe      subgroup 30 / 19–28 / 26    register 7 / 6 / 7
  *   SwiftShader   subgroup 3.3 / 4.3 / 3.3    register 1.9 / 1.7 / 1.8
- * So both take the subgroup family wherever it can run; one subgroup a workgroup would leave most of a GPU idle.
+ * So both take strips or subgroups wherever they can run; one subgroup a workgroup would leave most of a GPU idle. What is
+ * true of Mesa 25 need not be of another: `bench --tune` measures.
  */
 const SUBGROUP_ADAPTERS: readonly AdapterReport["kind"][] = ["software", "bundled"];
 
@@ -63,7 +65,7 @@ export function preferred(
 ): readonly Family[] {
   const { M, N, G = 1 } = sizes;
   if (N <= FEW_COLUMNS) return ["register"];
-  if (SUBGROUP_ADAPTERS.includes(adapter.kind)) return ["subgroup"];
+  if (SUBGROUP_ADAPTERS.includes(adapter.kind)) return M > 16 ? ["strip32", "subgroup"] : ["strip16", "subgroup"];
   const busy = (["tile128", "tile64"] as const).filter((family) => {
     const choice = FAMILIES[family](adapter, layout, sizes);
     // Half of a tile beyond the edge is work for nothing.

@@ -14,6 +14,8 @@ export interface MatmulChoice {
   shader: string;
   entry: string;
   tile: Tile;
+  /** Override constants of the shader beside the epilogue's. */
+  constants?: Readonly<Record<string, number>>;
   /** Rows and columns of C that one workgroup computes. */
   rows: number;
   columns: number;
@@ -22,7 +24,10 @@ export interface MatmulChoice {
 /** The shader for this adapter and shape; undefined where the family cannot run. */
 type Offer = (adapter: MatmulAdapter, layout: Layout, sizes: MatmulSizes) => MatmulChoice | undefined;
 
-/** Loads of matmul_workgroup.wgsl are 4-vectors along the inner dimension of each array as stored. */
+/** How A and B are stored, for shaders that are not told by strides. */
+const along = (layout: Layout) => ({ A_ALONG_K: Number(layout !== "TN"), B_ALONG_K: Number(layout === "NT") });
+
+/** Loads of these shaders are 4-vectors along the inner dimension of each array as stored. */
 const WHOLE_VECTORS: Record<Layout, readonly (keyof MatmulSizes)[]> = { NN: ["K", "N"], NT: ["K"], TN: ["M", "N"] };
 
 /** Subgroup broadcast: one subgroup of 4 or 8 lanes a workgroup, sums in registers, no shared memory. Software adapters. */
@@ -32,6 +37,21 @@ const subgroup: Offer = ({ subgroupSize: lanes }, layout, { N, K }) => {
   const entry = layout === "NT" ? "nt" : "nn";
   return { shader: "matmul_subgroup", entry, tile: { LANES: lanes }, rows: 16, columns: lanes * 4 };
 };
+
+/** As above with loads by 4-vectors and four k at once, for subgroups of 8 that are a CPU's vectors. */
+const strip =
+  (ROWS: number): Offer =>
+  ({ subgroupSize }, layout, sizes) => {
+    if (subgroupSize !== 8 || WHOLE_VECTORS[layout].some((size) => sizes[size] % 4 !== 0)) return undefined;
+    return {
+      shader: "matmul_strip",
+      entry: "strips",
+      tile: { ROWS },
+      constants: along(layout),
+      rows: ROWS,
+      columns: 32,
+    };
+  };
 
 /**
  * Tiles in workgroup memory, for GPUs: TX·TY threads compute TY·RB·4 rows and TX·CB·4 columns. tile128 takes 16.5 KiB of
@@ -46,7 +66,7 @@ const workgroup =
     const bytes = 16 * 16 * (rows / 4 + 1 + columns / 4 + 1);
     if (tile.TX * tile.TY > (limits.maxComputeInvocationsPerWorkgroup ?? 0)) return undefined;
     if (bytes > (limits.maxComputeWorkgroupStorageSize ?? 0)) return undefined;
-    return { shader: "matmul_workgroup", entry: "tiled", tile, rows, columns };
+    return { shader: "matmul_workgroup", entry: "tiled", tile, constants: along(layout), rows, columns };
   };
 
 /** Everywhere and for every size. */
@@ -59,6 +79,9 @@ const register = (): MatmulChoice => ({
 });
 
 export const FAMILIES = {
+  /** By the rows of a strip. */
+  strip32: strip(32),
+  strip16: strip(16),
   subgroup,
   /** By the rows and columns of a workgroup. */
   tile32: workgroup({ RB: 1, CB: 1, TX: 8, TY: 8 }),

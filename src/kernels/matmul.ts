@@ -117,10 +117,7 @@ function launch(
     entry: choice.entry + (u ? "_kept" : ""),
     tile: choice.tile,
     constants: {
-      // Strides say it to the other families.
-      ...(choice.shader === "matmul_workgroup"
-        ? { A_ALONG_K: Number(layout !== "TN"), B_ALONG_K: Number(layout === "NT") }
-        : {}),
+      ...choice.constants,
       BIAS: Number(bias !== undefined),
       ACT: activation ? ACTIVATIONS[activation] : 0,
       RESIDUAL: Number(residual !== undefined),

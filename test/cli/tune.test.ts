@@ -45,33 +45,36 @@ function stage(times: Partial<Record<Family, number[]>>, wrong: Partial<Record<F
 describe("a shape's choice", () => {
   test("is by medians, and families far behind are timed once", async () => {
     // One slow round of the winner and one lucky round of the other change nothing.
-    const contest = stage({ subgroup: [9, 9, 9, 9, 9, 2, 9, 9, 9, 9], register: [8, 8, 30, 8, 8, 8, 8, 8, 8, 8] });
+    const contest = stage({ strip32: [9, 9, 9, 9, 9, 2, 9, 9, 9, 9], register: [8, 8, 30, 8, 8, 8, 8, 8, 8, 8] });
     const { choice, milliseconds } = await tuneShape(adapter, product, contest);
-    expect(choice).toMatchObject({ ...product, families: ["register", "subgroup", "tile32", "tile64", "tile128"] });
-    expect(milliseconds).toMatchObject({ register: 8, subgroup: 9, tile32: 100 });
-    expect(contest.timed).toMatchObject({ register: 10, subgroup: 10, tile32: 1, tile64: 1, tile128: 1 });
+    expect(choice).toMatchObject({
+      ...product,
+      families: ["register", "strip32", "strip16", "subgroup", "tile32", "tile64", "tile128"],
+    });
+    expect(milliseconds).toMatchObject({ register: 8, strip32: 9, tile32: 100 });
+    expect(contest.timed).toMatchObject({ register: 10, strip32: 10, tile32: 1, tile64: 1, tile128: 1 });
   });
 
   test("stays with the built-in one unless another is clearly faster", async () => {
-    const near = await tuneShape(adapter, product, stage({ subgroup: [10.2], register: [10] }));
-    expect(near.choice.families[0]).toBe("subgroup");
-    const clear = await tuneShape(adapter, product, stage({ subgroup: [10.4], register: [10] }));
+    const near = await tuneShape(adapter, product, stage({ strip32: [10.2], register: [10] }));
+    expect(near.choice.families[0]).toBe("strip32");
+    const clear = await tuneShape(adapter, product, stage({ strip32: [10.4], register: [10] }));
     expect(clear.choice.families[0]).toBe("register");
   });
 
   test("is never one whose result is wrong, however fast", async () => {
-    const contest = stage({ subgroup: [1], register: [9] }, { subgroup: "[0, 0] is 1, not 2" });
+    const contest = stage({ strip32: [1], register: [9] }, { strip32: "[0, 0] is 1, not 2" });
     const { choice, wrong } = await tuneShape(adapter, product, contest);
-    expect(choice.families).not.toContain("subgroup");
+    expect(choice.families).not.toContain("strip32");
     expect(choice.families[0]).toBe("register");
-    expect(wrong).toEqual(["subgroup: [0, 0] is 1, not 2"]);
-    expect(contest.timed.subgroup).toBeUndefined();
+    expect(wrong).toEqual(["strip32: [0, 0] is 1, not 2"]);
+    expect(contest.timed.strip32).toBeUndefined();
     const all = Object.fromEntries(ableFamilies(adapter, "NN", product).map((family) => [family, "nothing right"]));
     await expect(tuneShape(adapter, product, stage({}, all))).rejects.toThrow("no kernel is right at NN M64 N64 K64");
   });
 
   test("slow rounds are fewer, never under three", async () => {
-    const contest = stage({ subgroup: [3000] });
+    const contest = stage({ strip32: [3000] });
     await tuneShape(adapter, product, { ...contest, time: async (family) => 60 * (await contest.time(family)) });
     expect(contest.timed.tile32).toBe(4);
   });

@@ -31,6 +31,8 @@ describe("where a family can run", () => {
     expect(ableFamilies(hardware, "NN", sizes)).not.toContain("subgroup");
     expect(ableFamilies(software, "NN", sizes)).toContain("subgroup");
     expect(ableFamilies(software, "NN", { ...sizes, N: 63 })).toEqual(["register"]);
+    expect(ableFamilies(software, "NN", { ...sizes, K: 63 })).toEqual(["subgroup", "register"]);
+    expect(ableFamilies({ ...software, subgroupSize: 4 }, "NN", sizes)).not.toContain("strip32");
     expect(ableFamilies({ ...hardware, limits: least }, "TN", sizes)).toEqual(["tile32", "tile64", "register"]);
     expect(ableFamilies({ ...hardware, limits: {} }, "TN", sizes)).toEqual(["register"]);
   });
@@ -44,10 +46,12 @@ describe("where a family can run", () => {
 });
 
 describe("the built-in table", () => {
-  test("takes subgroups on software adapters and the largest busy tile on a GPU", () => {
+  test("takes strips or subgroups on software adapters and the largest busy tile on a GPU", () => {
     const of = (adapter: MatmulAdapter, M: number, N: number, G = 1) =>
       chooseMatmul(adapter, "NT", { M, N, K: 384, G });
-    expect(of(software, 1024, 384).shader).toBe("matmul_subgroup");
+    expect(of(software, 1024, 384)).toMatchObject({ shader: "matmul_strip", rows: 32 });
+    expect(of(software, 16, 384)).toMatchObject({ shader: "matmul_strip", rows: 16 });
+    expect(of({ ...software, kind: "bundled", subgroupSize: 4 }, 1024, 384).shader).toBe("matmul_subgroup");
     expect(of(software, 1024, 2).shader).toBe("matmul_register");
     expect(of(hardware, 4096, 4096).columns).toBe(128);
     expect(of(hardware, 1024, 1536).columns).toBe(64);

@@ -15,9 +15,9 @@ import { expectClose, gpuForTests, randn, run } from "./harness.ts";
 const gpu = gpuForTests();
 
 const LAYOUTS: Layout[] = ["NN", "NT", "TN"];
-const FAMILIES: Family[] = ["register", "subgroup", "tile64"];
-/** Barriers make these slow on a software adapter: their other tile sizes get a few shapes only. */
-const OTHER_TILES: Family[] = ["tile32", "tile128"];
+const FAMILIES: Family[] = ["register", "subgroup", "strip32", "tile64"];
+/** Other sizes of the same shaders: no epilogues. */
+const OTHER_TILES: Family[] = ["strip16", "tile32", "tile128"];
 const shapeA = (layout: Layout, { M, K }: MatmulSizes) => (layout === "TN" ? [K, M] : [M, K]);
 const shapeB = (layout: Layout, { N, K }: MatmulSizes) => (layout === "NT" ? [N, K] : [K, N]);
 
@@ -56,6 +56,10 @@ const SIZES: [number, number, number][] = [
   [132, 196, 52], // beyond one tile of 128, K not a multiple of 16
   [35, 36, 7], // odd K where the subgroup family runs
   [18, 37, 10],
+  [36, 40, 5], // TN: one, two or three k in the last round of four
+  [36, 40, 6],
+  [44, 40, 7],
+  [33, 37, 12],
   [1, 1, 1000],
 ];
 

@@ -1,7 +1,7 @@
 /** @file Rests while the GPU is waited for: one in each turn of the event loop, none afterwards. */
 import { expect, test } from "vitest";
 import { openGpu } from "../../src/gpu/node.ts";
-import { restBetweenTurns } from "../../src/gpu/wait.ts";
+import { restAfter, restBetweenTurns } from "../../src/gpu/wait.ts";
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 
@@ -47,6 +47,26 @@ test("one rest a turn while anything is waited for, also after a failure", async
   await turns(3);
   expect(rests, "it begins again").toBeGreaterThan(before);
   third.resolve();
+  await turns(2);
+});
+
+test("rests grow with the wait, between bounds, and begin short again with each wait", async () => {
+  expect([0, 0.8, 8, 16, 1e6].map(restAfter)).toEqual([0.05, 0.05, 0.5, 1, 1]);
+  const waited: number[] = [];
+  const waits = restBetweenTurns((ms) => {
+    waited.push(ms);
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2);
+  });
+  const [first, second] = [open(), open()];
+  waits(first.promise);
+  await turns(5);
+  expect(waited.at(-1), "four rests of 2 ms at least").toBeGreaterThan(6);
+  waits(second.promise);
+  const before = waited.length;
+  await turns(1);
+  expect(waited[before]).toBeLessThan(waited[before - 1] ?? 0);
+  first.resolve();
+  second.resolve();
   await turns(2);
 });
 

@@ -37,7 +37,7 @@ export async function findDriver(
 ): Promise<Found> {
   const free = software || Boolean(process.env.PRIORWORK_ADAPTER);
   const found: Found = { tried: [] };
-  let output = "";
+  const complaints: string[] = [];
   for (const environment of free ? [{}] : candidates()) {
     const end = await ask({ ...environment, ...LOUD });
     if (answer() !== undefined && !end.error) {
@@ -45,11 +45,12 @@ export async function findDriver(
       found.environment = environment;
       return found;
     }
-    output = end.output;
+    const said = end.output.split("\n").filter((line) => /error|warning|fail/i.test(line));
+    complaints.push(`with ${JSON.stringify(environment)}:`, ...new Set(said.map((line) => `  ${line.trim()}`)));
     found.tried.push({ environment, outcome: end.error ?? "no GPU answered" });
   }
   found.diagnosis = [
-    output.trim(),
+    ...complaints,
     ...FOLDERS.map((folder) => `${folder}: ${list(folder).join(" ") || "nothing"}`),
     shown("ldconfig", ["-p"]).filter((line) => /vulkan|nvidia|libEGL|libXext/i.test(line)).join("\n"), // biome-ignore format: one thing
     nvidiaSmi(),

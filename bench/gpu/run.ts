@@ -30,7 +30,8 @@ const SPARE = 4000;
 const ATTEMPT = 15_000;
 
 if (process.send) {
-  // A part: the order comes as the only message.
+  // A part: the order comes as the only message. It ends with the process that started it, or when it has said its last.
+  process.once("disconnect", () => process.exit());
   process.once("message", (order: Order) => {
     const tell: Tell = (message) => void process.send?.(message);
     carryOut(order, tell)
@@ -81,9 +82,11 @@ async function main(): Promise<number> {
     write(folder, `${name}.md`, markdown(results));
     return write(folder, `${name}.json`, `${JSON.stringify(results, null, 1)}\n`);
   };
+  // A terminal, or what is kept of one, gets the beginning; the log has it all.
   const say = (line: string) => {
     log.push(`${line}\n`);
-    process.stdout.write(`${((Date.now() - started) / 1000).toFixed(0).padStart(4)} s  ${line}\n`);
+    const shown = line.replace(/\s+/g, " ").slice(0, 300);
+    process.stdout.write(`${((Date.now() - started) / 1000).toFixed(0).padStart(4)} s  ${shown}\n`);
   };
   /** Takes down what a part says. */
   const hear = (part: Part) => (message: Message) => {
@@ -132,8 +135,9 @@ async function main(): Promise<number> {
         Object.assign(results.facts, { diagnosis: driver.diagnosis });
         report.seconds = (Date.now() - begin) / 1000;
         label = "no-gpu";
-        say(`no GPU: ${JSON.stringify(driver.tried)}\n${driver.diagnosis}`);
-        say(`results: ${save()}`);
+        say("no GPU answered; what the Vulkan loader said, and what is there:");
+        log.push(`${driver.diagnosis}\n`);
+        process.stdout.write(`${driver.diagnosis}\nresults: ${save()}\n`);
         return 3;
       }
       environment = driver.environment;

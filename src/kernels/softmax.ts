@@ -1,29 +1,70 @@
 /**
- * @file Softmax and log-softmax over the last axis of [N, C], C from 1 to whole vocabularies. The shader leaves a
- * row's maximum and sum from several threads where rows are long; `rowStatistics` is shared with cross-entropy.
+ * @file Softmax and log-softmax over the last axis of [N, C], C from 1 to whole vocabularies. Two families: "resident"
+ * keeps a row in the registers of one subgroup; "passes" takes any row, and leaves a row's maximum and sum from several
+ * threads where rows are long (`rowStatistics`, shared with cross-entropy).
  */
 import { type Gpu, grid } from "../gpu/index.ts";
 import { empty, expectShape, type NdArray } from "./array.ts";
 import { spread } from "./spread.ts";
 
+/** How rows are gone through. A wish of tests and benches: where "resident" cannot run, "passes" does. */
+export type SoftmaxFamily = "resident" | "passes";
+
 /** y[n, c] = exp(x[n, c]) / Σ_j exp(x[n, j]). x may hold −∞; a row with NaN or +∞, or of −∞ only, gives NaN. */
-export function softmax(gpu: Gpu, x: NdArray): NdArray {
-  return normalized(gpu, x, "softmax", 0);
+export function softmax(gpu: Gpu, x: NdArray, family?: SoftmaxFamily): NdArray {
+  return normalized(gpu, x, "softmax", 0, family);
 }
 
 /** y[n, c] = x[n, c] − log Σ_j exp(x[n, j]). */
-export function logSoftmax(gpu: Gpu, x: NdArray): NdArray {
-  return normalized(gpu, x, "logSoftmax", 1);
+export function logSoftmax(gpu: Gpu, x: NdArray, family?: SoftmaxFamily): NdArray {
+  return normalized(gpu, x, "logSoftmax", 1, family);
 }
 
 /** dx from the forward's output y and the gradient dy of it, all [N, C]. */
-export function softmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray): NdArray {
-  return vjp(gpu, y, dy, "softmax", 0);
+export function softmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray, family?: SoftmaxFamily): NdArray {
+  return vjp(gpu, y, dy, "softmax", 0, family);
 }
 
 /** As `softmaxBackward`, with y from `logSoftmax`. */
-export function logSoftmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray): NdArray {
-  return vjp(gpu, y, dy, "logSoftmax", 1);
+export function logSoftmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray, family?: SoftmaxFamily): NdArray {
+  return vjp(gpu, y, dy, "logSoftmax", 1, family);
+}
+
+/** vec4s of a row that a lane may hold: 12 take a second to compile for a CPU, once a driver's cache, and 24 would take three. */
+const MOST_HELD = 12;
+
+/** vec4s a lane holds where rows of c are whole subgroups' and few enough; 0 where "passes" has to do it. */
+function held(gpu: Gpu, c: number, family: SoftmaxFamily = familyOf(gpu)): number {
+  const k = c / 4 / gpu.adapter.subgroupSize;
+  return family === "resident" && Number.isInteger(k) && k <= MOST_HELD ? k : 0;
+}
+
+function resident(
+  gpu: Gpu,
+  op: string,
+  entry: "forward" | "backward",
+  bindings: [NdArray, ...NdArray[]],
+  logarithm: 0 | 1,
+  K: number,
+): void {
+  const [rows] = bindings[0].shape as [number, number];
+  // Several rows to a workgroup where one costs a thread's start, as long as there are workgroups for many cores.
+  const per = gpu.adapter.kind === "hardware" ? 1 : Math.max(1, Math.min(8, Math.ceil(rows / 64)));
+  gpu.dispatch({
+    op,
+    shader: "softmax_rows",
+    entry,
+    constants: { logarithm },
+    tile: { K, LANES: gpu.adapter.subgroupSize },
+    bindings,
+    params: [rows, per],
+    grid: grid(Math.ceil(rows / per)),
+  });
+}
+
+/** Measured on lavapipe (bench/NOTES.md): 1.7 times as fast at [1024, 384], 1.4 at [6144, 64]. */
+function familyOf(gpu: Gpu): SoftmaxFamily {
+  return gpu.adapter.kind === "bundled" ? "passes" : "resident";
 }
 
 /**
@@ -55,11 +96,16 @@ function aligned(c: number): number {
   return c % 4 === 0 ? 1 : 0;
 }
 
-function normalized(gpu: Gpu, x: NdArray, op: string, logarithm: 0 | 1): NdArray {
+function normalized(gpu: Gpu, x: NdArray, op: string, logarithm: 0 | 1, family?: SoftmaxFamily): NdArray {
   expectShape(op, "x", x, "N C");
   const [rows, c] = x.shape as [number, number];
   const y = empty(gpu, x.shape, "f32", op);
   if (x.size === 0) return y;
+  const k = held(gpu, c, family);
+  if (k > 0) {
+    resident(gpu, op, "forward", [x, y], logarithm, k);
+    return y;
+  }
   const { partial, parts } = rowStatistics(gpu, x, op);
   let stats = partial;
   if (parts > 1) {
@@ -88,13 +134,18 @@ function normalized(gpu: Gpu, x: NdArray, op: string, logarithm: 0 | 1): NdArray
   return y;
 }
 
-function vjp(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 | 1): NdArray {
+function vjp(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 | 1, family?: SoftmaxFamily): NdArray {
   const dims: Record<string, number> = {};
   expectShape(`${op}Backward`, "y", y, "N C", dims);
   expectShape(`${op}Backward`, "dy", dy, "N C", dims);
   const [rows, c] = y.shape as [number, number];
   const dx = empty(gpu, y.shape, "f32", `${op}Backward`);
   if (y.size === 0) return dx;
+  const k = held(gpu, c, family);
+  if (k > 0) {
+    resident(gpu, `${op}.backward`, "backward", [y, dy, dx], logarithm, k);
+    return dx;
+  }
   const parts = partsOf(c);
   const flat = spread(gpu, y.size);
   const params = [rows, c, parts, y.size, flat.per];

@@ -27,10 +27,59 @@ const SIZES = [
   [3, 30522],
 ] as const;
 
+/** Rows of whole subgroups of 4 and of 8: one and several vec4s a lane; one row, and more than workgroups of several. */
+const WHOLE = [
+  [1, 32],
+  [5, 64],
+  [131, 96],
+  [67, 384],
+] as const;
+
 for (const [name, forward, backward, reference] of [
   ["softmax", softmax, softmaxBackward, softmaxReference],
   ["logSoftmax", logSoftmax, logSoftmaxBackward, logSoftmaxReference],
 ] as const) {
+  describe.each(["resident", "passes"] as const)(`${name} of whole subgroups, %s`, (family) => {
+    test.each(WHOLE)("[%i, %i] value and gradient agree with float64", async (n, c) => {
+      const g = gpu();
+      const x = randn(1, n * c, 3);
+      const dy = randn(3, n * c);
+      const [y, dx] = await run(g, () => {
+        const forwards = forward(g, fromHost(g, x, [n, c]), family);
+        return [forwards, backward(g, forwards, fromHost(g, dy, [n, c]), family)];
+      });
+      const expected = reference(x, c);
+      expectClose(y ?? [], expected, { rtol: 5e-6, atol: name === "softmax" ? 1e-9 : 2.5e-7 });
+      const slopes = Float64Array.from(x, (_, i) => {
+        const row = i - (i % c);
+        let sum = 0;
+        for (let j = row; j < row + c; j++) sum += (dy[j] ?? 0) * (name === "softmax" ? (expected[j] ?? 0) : 1);
+        const [value, slope] = [expected[i] ?? 0, dy[i] ?? 0];
+        return name === "softmax" ? value * (slope - sum) : slope - Math.exp(value) * sum;
+      });
+      expectClose(dx ?? [], slopes, { rtol: 2e-5, atol: 5e-6 });
+    });
+
+    test("infinities and NaN go where float64 sends them, and stay in their rows", async () => {
+      const g = gpu();
+      const [n, c] = [7, 64];
+      const x = randn(6, n * c);
+      x[c + 63] = Number.NaN;
+      x[3 * c] = INF;
+      x.fill(-INF, 5 * c, 6 * c);
+      x.fill(-INF, 6 * c, 6 * c + 32);
+      x[0] = 1e38;
+      x[1] = -1e38;
+      const [y] = await run(g, () => [forward(g, fromHost(g, x, [n, c]), family)]);
+      expectClose(y ?? [], reference(x, c), { rtol: 1e-5 });
+      expect([1, 3, 5].map((row) => y?.subarray(row * c, (row + 1) * c).every(Number.isNaN))).toEqual([
+        true,
+        true,
+        true,
+      ]);
+    });
+  });
+
   describe(name, () => {
     test.each(SIZES)("[%i, %i] agrees with float64", async (n, c) => {
       const g = gpu();

@@ -29,6 +29,7 @@ import type { Io } from "./io.ts";
 import { type EvaluateJson, measure, posteriorOf } from "./measure.ts";
 import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
+import { checkPhase, posteriorPhase } from "./posterior-phase.ts";
 import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
@@ -138,7 +139,9 @@ async function train(
     return measure(posterior, examples, { what, out, ifInterrupted });
   };
   const profile = options.profile ? await StepProfile.begin(engine.gpu, out) : undefined;
-  const training = new Training(logPosterior(model, prior, { N: data.train.length }), data.train, {
+  const target = logPosterior(model, prior, { N: data.train.length });
+  checkPhase(target, options);
+  const training = new Training(target, data.train, {
     folder: options.out,
     out,
     fit: fitOptions(options),
@@ -171,7 +174,13 @@ async function train(
     at = training.restoreBest();
     out.note(`step ${at.step} was best on dev and is saved; its dev numbers were selected on the same examples`);
   }
-  const measured = data.dev !== undefined && at !== undefined ? withoutPlace(at) : await measureOn("after training");
+  const posterior = await posteriorPhase({ model, target, data: data.train, options, out });
+  const after = "after training";
+  const measured = posterior
+    ? await measure(posterior, examples, { what: after, out, ifInterrupted: RESUME })
+    : data.dev !== undefined && at !== undefined
+      ? withoutPlace(at)
+      : await measureOn(after);
   const metrics = options.select === "best" ? { ...measured, selectedOnDev: true } : measured;
   const saved = {
     ...record,

@@ -21,9 +21,9 @@ import {
 /** Flags as the argument parser leaves them: text where a value was given, true or false where none is taken. */
 export type RawFlags = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
-export const METHODS = ["mle", "map", "frozen", "scratch", "dropout"] as const;
+export const METHODS = ["mle", "map", "frozen", "scratch", "dropout", "sgld", "sghmc"] as const;
 export type Method = (typeof METHODS)[number];
-const LATER_METHODS = ["swag", "sgld", "sghmc", "ensemble", "laplace"];
+const LATER_METHODS = ["swag", "ensemble", "laplace"];
 const TASKS = ["classify"] as const;
 const LATER_TASKS = ["tokens", "regress", "regression", "pairs", "rank", "qa", "choice", "multilabel", "similarity"];
 
@@ -40,6 +40,21 @@ export interface LengthOptions {
   /** Word pieces with the special tokens; undefined: what the model holds. */
   maxLength: number | undefined;
   onLong: "truncate" | "refuse";
+}
+
+/** How a sampler walks once θ is trained. */
+export interface SamplerOptions {
+  /** What moves; the rest stays at the mode. */
+  groups: string[];
+  /** h, on J. */
+  lr: number;
+  /** T of the whole posterior. */
+  temperature: number;
+  burnIn: number;
+  thin: number;
+  chains: number;
+  /** SGHMC's α. */
+  friction: number;
 }
 
 export interface FinetuneOptions extends LengthOptions {
@@ -70,6 +85,8 @@ export interface FinetuneOptions extends LengthOptions {
   shuffle: boolean;
   /** Sub-models that predict. */
   members: number;
+  /** Of `sgld` and `sghmc`. */
+  sampler: SamplerOptions | undefined;
   /** Evaluate on dev after every epoch, after the last step, or every K steps too. */
   evaluate: "every" | "last" | number;
   select: "last" | "best";
@@ -85,6 +102,8 @@ export interface FinetuneOptions extends LengthOptions {
 
 export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 };
 export const DEFAULT_MEMBERS = 16;
+/** Methods that predict with many sub-models. */
+const MANY: readonly Method[] = ["dropout", "sgld", "sghmc"];
 export const MEMBERS = { min: 1, max: 4096, example: "16" };
 
 /** The text of a flag, or undefined. */
@@ -187,7 +206,8 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     ...lengthOptions(raw),
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     shuffle: raw.shuffle !== false,
-    members: membersOption(raw) ?? (method === "dropout" ? DEFAULT_MEMBERS : 1),
+    members: membersOption(raw) ?? (MANY.includes(method) ? DEFAULT_MEMBERS : 1),
+    sampler: samplerOptions(raw, method),
     evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
     select,
     out: textFlag(raw, "out") ?? `runs/${stem(train)}-${method}`,
@@ -281,6 +301,36 @@ function rate(flag: string, text: string, example: string): number {
   return numberValue(flag, text, { min: 0, above: true, max: 1e9, example });
 }
 
+/** Flags of the samplers; an InputError where the method has no use for one that was given. */
+function samplerOptions(raw: RawFlags, method: Method): SamplerOptions | undefined {
+  const flags = { sample: "--sample", sampleLr: "--sample-lr", temperature: "--temperature", burnIn: "--burn-in", thin: "--thin", chains: "--chains", friction: "--friction" }; // biome-ignore format: a table
+  if (method !== "sgld" && method !== "sghmc") {
+    for (const [key, flag] of Object.entries(flags)) {
+      const text = textFlag(raw, key);
+      if (text === undefined) continue;
+      refuse(flag, text, `--method ${method} draws no samples`, "Leave it out, or choose --method sgld or sghmc.");
+    }
+    return undefined;
+  }
+  if (method === "sgld" && textFlag(raw, "friction") !== undefined)
+    refuse("--friction", String(raw.friction), "SGLD has no velocity", "Leave it out, or choose --method sghmc.");
+  const value = (key: string, otherwise: string) => textFlag(raw, key) ?? otherwise;
+  const groups = value("sample", "head")
+    .split(",")
+    .map((group) => group.trim())
+    .filter((group) => group !== "");
+  if (groups.length === 0) refuse("--sample", value("sample", ""), "names no group", "Give, say, head.");
+  return {
+    groups,
+    lr: rate("--sample-lr", value("sampleLr", method === "sghmc" ? ".005" : ".02"), ".02"),
+    temperature: numberValue("--temperature", value("temperature", "1"), { min: 0, example: "1" }),
+    burnIn: wholeValue("--burn-in", value("burnIn", "500"), { min: 0, max: 1e7, example: "500" }),
+    thin: wholeValue("--thin", value("thin", "50"), { min: 1, max: 1e6, example: "50" }),
+    chains: wholeValue("--chains", value("chains", "2"), { min: 1, max: 64, example: "2" }),
+    friction: numberValue("--friction", value("friction", ".1"), { min: 0, above: true, max: 1, example: "0.1" }),
+  };
+}
+
 function evaluateOption(text: string): "every" | "last" | number {
   if (/^[+-]?\d/.test(text)) return wholeValue("--evaluate", text, { min: 1, example: "100" });
   return choiceValue<"every" | "last">("--evaluate", text, ["every", "last"]);
@@ -307,6 +357,8 @@ export function precisionsFor(method: Method, given: Precisions | undefined): Pr
       return { ...DEFAULT_PRECISIONS, ...given, encoder: Number.POSITIVE_INFINITY };
     case "map":
     case "dropout":
+    case "sgld":
+    case "sghmc":
       return { ...DEFAULT_PRECISIONS, ...given };
     default:
       return method satisfies never;
@@ -335,9 +387,9 @@ function contradictions(options: FinetuneOptions, raw: RawFlags): void {
   if (textFlag(raw, "evaluate") !== undefined && evaluate !== "last" && dev === undefined) {
     refuse("--evaluate", String(evaluate), "nothing to evaluate on (found no --dev)", "Add --dev FILE.");
   }
-  if (method !== "dropout" && members > 1) {
-    const what = `--method ${method} keeps one θ, and members come from --method dropout`;
-    refuse("--members", String(members), what, "Leave the flag out, or choose --method dropout.");
+  if (!MANY.includes(method) && members > 1) {
+    const what = `--method ${method} keeps one θ, and members come from --method ${MANY.join(", ")}`;
+    refuse("--members", String(members), what, "Leave the flag out, or choose one of them.");
   }
   if (method === "dropout" && dropout === 0) {
     refuse("--dropout", "0", "--method dropout draws its members by dropout", "Give, say, --dropout 0.1.");
@@ -349,7 +401,7 @@ export function optionWarnings(options: FinetuneOptions): string[] {
   const { method, precisions } = options;
   const values = Object.values(precisions);
   const warnings = [];
-  if ((method === "map" || method === "dropout") && values.every((precision) => precision === 0)) {
+  if ((method === "map" || MANY.includes(method)) && values.every((precision) => precision === 0)) {
     warnings.push(`--prior-precision ${precisionText(precisions)}: every precision is 0, so this is --method mle`);
   }
   return warnings;

@@ -69,7 +69,6 @@ export async function* trajectory<B = PackedBatch>(
   whole("chains", chains, 1);
   const { model, prior } = target;
   const { theta } = model;
-  expectGroups("sampled groups", theta, groups);
   const slices = sampledSlices(target, groups);
   const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));
   const start = await readSlices(theta, slices);
@@ -123,6 +122,7 @@ export async function* trajectory<B = PackedBatch>(
 
 /** The slices of the groups, without those that the prior freezes. InputError: nothing is left, or the prior is flat there. */
 export function sampledSlices<B>({ model, prior }: LogPosterior<B>, groups: readonly string[]): Slice[] {
+  expectGroups("sampled groups", model.theta, groups);
   const named = Object.fromEntries(groups.map((group) => [group, true]));
   const slices = model.theta.layout.slices.filter(
     (slice) => valueFor(slice, named) === true && prior.precision(slice) !== Number.POSITIVE_INFINITY,

@@ -1,0 +1,160 @@
+/**
+ * @file `posterior/` of a run folder: the many θ that a method keeps. A member is a safetensors file with the parameters
+ * it covers, under the checkpoint's names (what it does not cover is model.safetensors'); posterior.json lists the
+ * members with their sizes and SHA-256, and is written last. A member is read when it is asked for, and believed only if
+ * it is the one that was written.
+ */
+import { mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import type { Slice, Theta } from "../autograd/index.ts";
+import { fileExists, readText, sha256File, storageError, writeFileAtomic } from "../data/files.ts";
+import { isObject, type JsonObject, parseJson } from "../data/json.ts";
+import { inert, quote } from "../data/text.ts";
+import { InputError } from "../errors.ts";
+import { firstNonFinite, safetensorsPieces, type TensorToWrite } from "../model/safetensors.ts";
+import { openSafetensors } from "../model/safetensors-file.ts";
+import type { Draws } from "../posterior/index.ts";
+
+interface MemberFile {
+  file: string;
+  sha256: string;
+}
+
+/** posterior.json. */
+export interface PosteriorRecord {
+  format: 1;
+  method: string;
+  /** Parameters that every member has. */
+  covers: string[];
+  members: MemberFile[];
+  /** What the members were drawn with, for people. */
+  settings: JsonObject;
+}
+
+const FOLDER = "posterior";
+const MANIFEST = "posterior.json";
+
+/** Writes members as they come; nothing is a posterior before `finish`. */
+export class PosteriorWriter {
+  readonly #folder: string;
+  readonly #slices: readonly Slice[];
+  readonly #members: MemberFile[] = [];
+
+  /** Removes what an earlier, unfinished attempt has left. `slices`: what a member covers. */
+  constructor(run: string, slices: readonly Slice[]) {
+    this.#folder = join(run, FOLDER);
+    this.#slices = slices;
+    try {
+      rmSync(this.#folder, { recursive: true, force: true });
+      mkdirSync(this.#folder, { recursive: true });
+    } catch (error) {
+      throw storageError(this.#folder, "write", error);
+    }
+  }
+
+  /** `values`: the slices' numbers one after the other. */
+  add(values: Float32Array): void {
+    const tensors: TensorToWrite[] = [];
+    let at = 0;
+    for (const { name, shape, size } of this.#slices.flatMap(({ parameters }) => parameters)) {
+      tensors.push({ name, dtype: "F32", shape, data: values.subarray(at, at + size) });
+      at += size;
+    }
+    const file = `member-${String(this.#members.length).padStart(3, "0")}.safetensors`;
+    const path = join(this.#folder, file);
+    writeFileAtomic(path, safetensorsPieces(tensors));
+    this.#members.push({ file, sha256: sha256File(path) });
+  }
+
+  finish(method: string, settings: JsonObject): void {
+    const covers = this.#slices.flatMap(({ parameters }) => parameters.map(({ name }) => name));
+    const record: PosteriorRecord = { format: 1, method, covers, members: this.#members, settings };
+    writeFileAtomic(join(this.#folder, MANIFEST), `${JSON.stringify(record, null, 2)}\n`);
+  }
+}
+
+/** The manifest of a run's posterior, or undefined where it keeps none. InputError: it is broken. */
+export function readPosterior(run: string): PosteriorRecord | undefined {
+  const path = join(run, FOLDER, MANIFEST);
+  if (!fileExists(path)) return undefined;
+  const record = parseJson(readText(path, { maxBytes: 16 << 20 }), path);
+  const members: unknown = record.members;
+  const words = (x: unknown): x is string[] => Array.isArray(x) && x.every((word) => typeof word === "string");
+  const ok =
+    record.format === 1 &&
+    typeof record.method === "string" &&
+    words(record.covers) &&
+    isObject(record.settings) &&
+    Array.isArray(members) &&
+    members.length > 0 &&
+    members.every(
+      // A name of ours and nothing else: a manifest must not lead out of its folder.
+      (m) => isObject(m) && /^member-\d{3,6}\.safetensors$/.test(String(m.file)) && typeof m.sha256 === "string",
+    );
+  if (!ok) {
+    throw new InputError(
+      `${inert(path)}: not what priorwork writes (format, method, covers, members or settings). Train again with --overwrite.`,
+    );
+  }
+  return record as unknown as PosteriorRecord;
+}
+
+/**
+ * The first `members` draws of a run, for a model of its architecture. InputError: more than it holds, a tensor that the
+ * model has not or has in another shape, a file that is not the one written.
+ */
+export function storedDraws(run: string, record: PosteriorRecord, theta: Theta, members?: number): Draws {
+  const count = members ?? record.members.length;
+  if (count > record.members.length) {
+    throw new InputError(
+      `--members ${count}: more than the run holds (${record.members.length} in ${inert(join(run, FOLDER))}). Ask for fewer, or leave the flag out.`,
+    );
+  }
+  const known = new Set(record.covers);
+  const strange = record.covers.find((name) => !theta.layout.has(name));
+  if (strange !== undefined) {
+    throw new InputError(
+      `${inert(join(run, FOLDER, MANIFEST))}: the model has no tensor ${quote(strange, 100)}. Is this the run that it was written for?`,
+    );
+  }
+  const slices = theta.layout.slices.filter(({ parameters }) => parameters.some(({ name }) => known.has(name)));
+  const size = slices.reduce((sum, slice) => sum + slice.size, 0);
+  return {
+    size: count,
+    slices,
+    read(s) {
+      const member = record.members[s] as MemberFile;
+      const path = join(run, FOLDER, member.file);
+      if (sha256File(path) !== member.sha256) {
+        throw new InputError(
+          `${inert(path)}: not the member that the run wrote (its SHA-256 differs from posterior.json's). Restore it, or train again.`,
+        );
+      }
+      const file = openSafetensors(path);
+      try {
+        const values = new Float32Array(size);
+        let at = 0;
+        for (const { name, shape, size } of slices.flatMap(({ parameters }) => parameters)) {
+          const found = file.tensors.get(name)?.shape;
+          if (String(found) !== String(shape)) {
+            throw new InputError(
+              `${inert(path)}: tensor ${name} has shape [${found ?? "none"}] (expected [${shape}]). Is this the run that it was written for?`,
+            );
+          }
+          const data = file.float32(name);
+          const bad = firstNonFinite(data);
+          if (bad >= 0) {
+            throw new InputError(
+              `${inert(path)}: tensor ${name} has ${data[bad]} at position ${bad} (expected finite numbers). Train again.`,
+            );
+          }
+          values.set(data, at);
+          at += size;
+        }
+        return values;
+      } finally {
+        file.close();
+      }
+    },
+  };
+}

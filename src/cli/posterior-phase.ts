@@ -1,0 +1,92 @@
+/**
+ * @file What a method does once θ is at the mode: many θ around it, written to `posterior/` as they come, and then what
+ * predicts. An interrupted phase is begun anew by `--resume`, from the trained θ: its draws are named by the seed.
+ */
+import { join } from "node:path";
+import { writeFileAtomic } from "../data/files.ts";
+import { InterruptedError } from "../errors.ts";
+import type { BertForSequenceClassification } from "../model/bert.ts";
+import {
+  type Posterior,
+  pointEstimate,
+  sampledSlices,
+  sghmc,
+  sgld,
+  type TrajectoryDraw,
+  thetaMembers,
+  trajectory,
+} from "../posterior/index.ts";
+import type { LogPosterior, Trainer } from "../train/index.ts";
+import type { FinetuneOptions, SamplerOptions } from "./options.ts";
+import type { Output } from "./output.ts";
+import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
+
+export interface PhaseContext<B> {
+  model: BertForSequenceClassification;
+  target: LogPosterior<B>;
+  data: ConstructorParameters<typeof Trainer<B>>[1];
+  options: FinetuneOptions;
+  out: Output;
+}
+
+/** Throws InputError for what the phase would refuse: before anything is trained or written. */
+export function checkPhase<B>(target: LogPosterior<B>, { sampler }: FinetuneOptions): void {
+  if (sampler) sampledSlices(target, sampler.groups);
+}
+
+/** Runs the phase of a method that has one; `Posterior` is what the run predicts with from now on, undefined for the others. */
+export async function posteriorPhase<B>(context: PhaseContext<B>): Promise<Posterior | undefined> {
+  const { options, model } = context;
+  const { sampler } = options;
+  if (sampler === undefined) return undefined;
+  await sampling(context, sampler);
+  const record = readPosterior(options.out);
+  return record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);
+}
+
+/** Chains of SGLD or SGHMC, their draws and their trace. */
+async function sampling<B>({ target, data, options, out }: PhaseContext<B>, sampler: SamplerOptions): Promise<void> {
+  const { method, members, seed, batch } = options;
+  const { groups, lr, temperature, burnIn, thin, chains, friction } = sampler;
+  const slices = sampledSlices(target, groups);
+  const writer = new PosteriorWriter(options.out, slices);
+  const settings = { lr, N: target.N, temperature };
+  const bar = out.progress("sampling", members);
+  const trace: TrajectoryDraw[] = [];
+  try {
+    for await (const draw of trajectory(target, data, {
+      sampler: (seed) => (method === "sghmc" ? sghmc({ ...settings, friction, seed }) : sgld({ ...settings, seed })),
+      groups,
+      draws: Math.ceil(members / chains),
+      thin,
+      burnIn,
+      chains,
+      batch,
+      seed,
+      signal: out.io.signal,
+      warn: (line) => out.warning(line),
+    })) {
+      if (trace.length >= members) break;
+      writer.add(draw.values);
+      trace.push(draw);
+      bar.update(trace.length);
+    }
+    if (out.io.signal.aborted) {
+      throw new InterruptedError(
+        `interrupted (sampling, ${trace.length} of ${members} draws). Run the same command with --resume to sample anew.`,
+      );
+    }
+  } finally {
+    out.end();
+  }
+  writeFileAtomic(join(options.out, "posterior", "trace.csv"), traceCsv(trace));
+  writer.finish(method, { ...sampler, draws: members, seed });
+}
+
+/** `chain,draw,variable,value`: what is watched of each draw, in the form that other tools read. */
+export function traceCsv(trace: readonly TrajectoryDraw[]): string {
+  const lines = trace.flatMap(({ chain, draw, functionals }) =>
+    Object.entries(functionals).map(([variable, value]) => `${chain},${draw},${variable},${value}`),
+  );
+  return `${["chain,draw,variable,value", ...lines].join("\n")}\n`;
+}

@@ -1,0 +1,151 @@
+/** @file Runs that keep many θ: what their folder holds, that predict and evaluate use them, and what is refused. */
+import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import { parseSafetensors, writeSafetensors } from "../../src/model/safetensors.ts";
+import { temporaryFolder } from "../data/shared.ts";
+import { run, writeModel, writeRows } from "./harness.ts";
+
+const folder = temporaryFolder();
+const at = (name: string) => join(folder, name);
+const json = (path: string) => JSON.parse(readFileSync(path, "utf8"));
+const [model, train, dev] = [at("model"), at("train.tsv"), at("dev.tsv")];
+const finetune = (out: string, ...more: string[]) => [
+  ...["finetune", "--model", model, "--train", train, "--dev", dev, "--out", at(out), "--epochs", "1", "--batch", "8"],
+  ...["--seed", "3", "--lr", "1e-3", "--members", "5", "--burn-in", "10", "--thin", "3", "--json"],
+  ...more,
+];
+const evaluate = (out: string, ...more: string[]) =>
+  run(["evaluate", "--run", at(out), "--data", dev, "--json", ...more]);
+
+beforeAll(async () => {
+  writeModel(model);
+  writeRows(train, 28, 1);
+  writeRows(dev, 20, 2);
+  expect((await run(finetune("sgld", "--method", "sgld"))).code).toBe(0);
+});
+
+describe("a run of a sampler", () => {
+  test("keeps its draws under the checkpoint's names, its trace, and what they were drawn with", () => {
+    expect(readdirSync(at("sgld/posterior")).sort()).toEqual([
+      ...[0, 1, 2, 3, 4].map((s) => `member-00${s}.safetensors`),
+      "posterior.json",
+      "trace.csv",
+    ]);
+    const record = json(at("sgld/posterior/posterior.json"));
+    expect(record).toMatchObject({ method: "sgld", covers: ["classifier.weight", "classifier.bias"] });
+    expect(record.settings).toMatchObject({ temperature: 1, chains: 2, thin: 3, burnIn: 10 });
+    const [a, b] = [0, 1].map((s) =>
+      parseSafetensors(readFileSync(at(`sgld/posterior/member-00${s}.safetensors`)), "m"),
+    );
+    expect(a!.tensors.get("classifier.weight")?.shape).toEqual([2, 16]);
+    expect(a!.tensors.get("classifier.weight")?.bytes).not.toEqual(b!.tensors.get("classifier.weight")?.bytes);
+    const trace = readFileSync(at("sgld/posterior/trace.csv"), "utf8").trimEnd().split("\n");
+    expect(trace[0]).toBe("chain,draw,variable,value");
+    expect(trace.filter((line) => line.includes(",logPrior,"))).toHaveLength(5);
+    // Two chains share five draws: 3 + 2.
+    expect(trace.filter((line) => line.startsWith("1,") && line.includes(",nll,"))).toHaveLength(2);
+  });
+
+  test("predicts with every draw, in evaluate and predict as at its end; --members takes fewer", async () => {
+    const metrics = json(at("sgld/metrics.json"));
+    expect(metrics.members).toBe(5);
+    expect(JSON.parse((await evaluate("sgld")).stdout)).toMatchObject(metrics);
+    expect(JSON.parse((await evaluate("sgld", "--members", "2")).stdout).members).toBe(2);
+    const { stdout } = await run(["predict", "--run", at("sgld"), "--text", "the film is good", "--json"]);
+    const [answer] = JSON.parse(stdout);
+    expect(answer.members).toBe(5);
+    expect(answer.epistemic).toBeGreaterThan(0);
+  });
+
+  test("is the same for the same command; the mode is that of MAP", async () => {
+    expect((await run(finetune("again", "--method", "sgld"))).code).toBe(0);
+    for (const name of readdirSync(at("sgld/posterior"))) {
+      expect(readFileSync(at(`again/posterior/${name}`)), name).toEqual(readFileSync(at(`sgld/posterior/${name}`)));
+    }
+    const map = ["finetune", "--model", model, "--train", train, "--dev", dev, "--out", at("map"), "--epochs", "1"];
+    expect((await run([...map, "--batch", "8", "--seed", "3", "--lr", "1e-3"])).code).toBe(0);
+    expect(readFileSync(at("map/model.safetensors"))).toEqual(readFileSync(at("sgld/model.safetensors")));
+  });
+
+  test("by SGHMC, of the groups that are named", async () => {
+    const { code } = await run(finetune("sghmc", "--method", "sghmc", "--sample", "head,pooler", "--chains", "1"));
+    expect(code).toBe(0);
+    expect(json(at("sghmc/posterior/posterior.json")).covers).toContain("bert.pooler.dense.weight");
+    expect(JSON.parse((await evaluate("sghmc")).stdout)).toMatchObject(json(at("sghmc/metrics.json")));
+  });
+
+  test("interrupted while it samples, is not finished; --resume samples anew and ends as if nothing had been", async () => {
+    const command = finetune("cut", "--method", "sgld");
+    let seen = false;
+    const cut = await run(command, {
+      onStderr: (text, interrupt) => {
+        if (!text.includes("sampling") || seen) return;
+        seen = true;
+        interrupt();
+      },
+    });
+    expect([seen, cut.code]).toEqual([true, 130]);
+    expect(cut.stderr).toContain("--resume to sample anew");
+    expect(json(at("cut/run.json")).finished).toBe(false);
+    expect((await run([...command, "--resume"])).code).toBe(0);
+    for (const name of readdirSync(at("sgld/posterior"))) {
+      expect(readFileSync(at(`cut/posterior/${name}`)), name).toEqual(readFileSync(at(`sgld/posterior/${name}`)));
+    }
+  });
+});
+
+describe("refused with a sentence", () => {
+  const cases: [string, string[], string][] = [
+    ["S = 0", ["--method", "sgld", "--members", "0"], "--members 0"],
+    ["a sampler's flag without a sampler", ["--thin", "2"], "--thin 2: --method map draws no samples"],
+    ["friction for SGLD", ["--method", "sgld", "--friction", ".1"], "--friction .1: SGLD has no velocity"],
+    ["a group that is not there", ["--method", "sgld", "--sample", "haed"], "Did you mean head?"],
+    ["a step of 0", ["--method", "sgld", "--sample-lr", "0"], "--sample-lr 0"],
+    ["a flat prior", ["--method", "sgld", "--prior-precision", "head=0"], "has a flat prior"],
+  ];
+  test.each(cases)("%s", async (_, flags, sentence) => {
+    const base = [
+      "finetune",
+      "--model",
+      model,
+      "--train",
+      train,
+      "--out",
+      at("never"),
+      "--epochs",
+      "1",
+      "--batch",
+      "8",
+    ];
+    const { code, stderr } = await run([...base, ...flags]);
+    expect(stderr).toContain(sentence);
+    expect(code).toBe(2);
+  });
+
+  test("more members than the run holds", async () => {
+    const { code, stderr } = await evaluate("sgld", "--members", "6");
+    expect([code, stderr.split("\n").find((line) => line.includes("--members 6"))]).toEqual([
+      2,
+      expect.stringContaining("more than the run holds (5 in"),
+    ]);
+  });
+
+  test("a member that is not the one written; one of another shape; a manifest that leads elsewhere", async () => {
+    cpSync(at("sgld"), at("bad"), { recursive: true });
+    const path = at("bad/posterior/member-002.safetensors");
+    writeFileSync(path, writeSafetensors([{ name: "classifier.weight", dtype: "F32", shape: [2, 8], data: new Float32Array(16) }])); // biome-ignore format: one tensor
+    const first = await evaluate("bad");
+    expect([first.code, first.stderr]).toEqual([2, expect.stringContaining("not the member that the run wrote")]);
+    const manifest = json(at("bad/posterior/posterior.json"));
+    const { createHash } = await import("node:crypto");
+    manifest.members[2].sha256 = createHash("sha256").update(readFileSync(path)).digest("hex");
+    writeFileSync(at("bad/posterior/posterior.json"), JSON.stringify(manifest));
+    const second = await evaluate("bad");
+    expect([second.code, second.stderr]).toEqual([2, expect.stringContaining("classifier.weight has shape [2,8] (expected [2,16])")]); // biome-ignore format: one comparison
+    manifest.members[2].file = "../model.safetensors";
+    writeFileSync(at("bad/posterior/posterior.json"), JSON.stringify(manifest));
+    const third = await evaluate("bad");
+    expect([third.code, third.stderr]).toEqual([2, expect.stringContaining("not what priorwork writes")]);
+  });
+});

@@ -19,6 +19,7 @@ const RUNGS: readonly { file: string; rows: number; columns: (lanes: number) => 
   { file: "4-taller", rows: 64, columns: () => 32 },
   { file: "5-workgroup", rows: 64, columns: () => 64 },
   { file: "6-subgroup", rows: 8, columns: (lanes) => 4 * lanes, subgroup: true },
+  { file: "7-strip", rows: 32, columns: (lanes) => 4 * lanes, subgroup: true },
 ];
 
 /** MiniLM's feed-forward layer for 1,024 tokens. */
@@ -52,7 +53,7 @@ export async function ladder(gpu: Gpu): Promise<BenchCase[]> {
     ];
   });
   runs.push([
-    "7-library",
+    "8-library",
     (a, b, c) => void gpu.scope(() => matmul(gpu, a, b, "NN", { into: { array: c, accumulate: false } })),
   ]);
   for (const [name, run] of runs) await check(gpu, name, run);

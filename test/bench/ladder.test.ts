@@ -14,8 +14,8 @@ test("every rung computes the product, and all run in one turn", async () => {
     "ladder.3-registers",
     "ladder.4-taller",
     "ladder.5-workgroup",
-    ...(lanes === 4 || lanes === 8 ? ["ladder.6-subgroup"] : []),
-    "ladder.7-library",
+    ...(lanes === 4 || lanes === 8 ? ["ladder.6-subgroup", "ladder.7-strip"] : []),
+    "ladder.8-library",
   ]);
   expect(new Set(bodies.map(({ turn }) => turn)).size).toBe(1);
 });

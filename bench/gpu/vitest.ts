@@ -39,8 +39,22 @@ function suite(name: string, skip: boolean, body: Hook): void {
   open.pop();
 }
 export const describe = Object.assign((name: string, body: Hook) => suite(name, false, body), {
+  skip: (name: string, body: Hook) => suite(name, true, body),
   skipIf: (condition: unknown) => (name: string, body: Hook) => suite(name, Boolean(condition), body),
+  runIf: (condition: unknown) => (name: string, body: Hook) => suite(name, !condition, body),
+  each: (table: readonly unknown[]) => (name: string, body: Body) => {
+    for (const [title, row] of rowsOf(table, name)) suite(title, false, () => body(...row));
+  },
 });
+
+/** Each row of a table with its title: `%s`, `%i` … stand for its first values. */
+function rowsOf(table: readonly unknown[], name: string): [string, never[]][] {
+  const places = name.match(/%[sdifjoO]/g)?.length ?? 0;
+  return table.map((item) => {
+    const row = Array.isArray(item) ? item : [item];
+    return [format(name, ...row.slice(0, places)), row as never[]];
+  });
+}
 
 /** `test(name, body)`, `test(name, options, body)`: there is no time limit here but that of the whole part. */
 function add(skip: boolean, name: string, ...rest: unknown[]): void {
@@ -52,19 +66,20 @@ function add(skip: boolean, name: string, ...rest: unknown[]): void {
   });
 }
 export const test = Object.assign((name: string, ...rest: unknown[]) => add(false, name, ...rest), {
+  skip: (name: string, ...rest: unknown[]) => add(true, name, ...rest),
   skipIf:
     (condition: unknown) =>
     (name: string, ...rest: unknown[]) =>
       add(Boolean(condition), name, ...rest),
+  runIf:
+    (condition: unknown) =>
+    (name: string, ...rest: unknown[]) =>
+      add(!condition, name, ...rest),
   each:
     (table: readonly unknown[]) =>
     (name: string, ...rest: unknown[]) => {
       const body = rest.find((value) => typeof value === "function") as Body;
-      for (const item of table) {
-        const row = Array.isArray(item) ? item : [item];
-        const places = name.match(/%[sdifjoO]/g)?.length ?? 0;
-        add(false, format(name, ...row.slice(0, places)), () => body(...(row as never[])));
-      }
+      for (const [title, row] of rowsOf(table, name)) add(false, title, () => body(...row));
     },
 });
 export const it = test;

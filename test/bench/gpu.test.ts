@@ -3,12 +3,12 @@
  * that crashes or hangs costs nobody else anything; the stand-in for Vitest means what Vitest means, and knows all that
  * the carried tests use; and the judge says reached, missed, or why neither.
  */
-import { execFile } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { afterAll, describe, expect, test } from "vitest";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expect as carriedExpect, MATCHERS } from "../../bench/gpu/expect.ts";
 import { judge } from "../../bench/gpu/judge.ts";
 import { carriedTests, pack } from "../../bench/gpu/pack.ts";
@@ -22,9 +22,20 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "priorwork-gpu-bench-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test("a quick run from the packed folder, without tools or PyTorch, has every section", async () => {
-  const packed = await pack(join(folder, "packed"));
+const packed = join(folder, "packed");
+beforeAll(async () => {
+  await pack(packed);
   symlinkSync(join(ROOT, "node_modules"), join(folder, "node_modules"));
+});
+
+test("every carried test file loads from the packed folder", () => {
+  const files = carriedTests().map((file) => pathToFileURL(join(packed, file.replace(/\.ts$/, ".js"))).href);
+  const code = `for (const file of ${JSON.stringify(files)}) await import(file); console.log("loaded");`;
+  const loaded = execFileSync(process.execPath, ["--input-type=module", "--eval", code], { encoding: "utf8" });
+  expect(loaded).toBe("loaded\n");
+});
+
+test("a quick run from the packed folder, without tools or PyTorch, has every section", async () => {
   const out = join(folder, "out");
   const env = { ...process.env, PATH: "/nonexistent", PRIORWORK_PYTHON: "/nonexistent/python", OUT: out };
   const words = [join(packed, "bench/gpu/run.js"), "--quick", "--software", "--minutes", "5"];
@@ -187,7 +198,9 @@ describe("the stand-in for Vitest", () => {
     carried.afterAll(() => calls.push("close"));
     carried.describe("suite", () => {
       carried.test("good", () => carriedExpect(1).toBe?.(1));
-      carried.test.each([[3, 4]])("bad %i", (a: number, b: number) => carriedExpect(a).toBe?.(b));
+      carried.describe.each([[3, 4]])("of %i", (a: number, b: number) => {
+        carried.test.each([[a, b]])("bad %i", (c: number, d: number) => carriedExpect(c).toBe?.(d));
+      });
       carried.test("soft", { timeout: 5 }, () => {
         carriedExpect.soft(1).toBe?.(2);
         calls.push("goes on");
@@ -205,7 +218,7 @@ describe("the stand-in for Vitest", () => {
     });
     expect(results.map(({ name, status }) => [name, status])).toEqual([
       ["suite > good", "passed"],
-      ["suite > bad 3", "failed"],
+      ["suite > of 3 > bad 3", "failed"],
       ["suite > soft", "failed"],
       ["left out > never", "skipped"],
       ["rejected", "passed"],
@@ -288,7 +301,9 @@ describe("the judge", () => {
   });
 });
 
-test("the full plan ends within ten minutes, and has what the judge asks for", () => {
+test("the full plan ends within ten minutes, as bench/README.md says, and has what the judge asks for", () => {
+  const text = readFileSync(join(ROOT, "bench/README.md"), "utf8");
+  for (const part of PARTS) expect(text).toMatch(new RegExp(`^\\| \`${part}\` +\\| ${FULL.budget[part]} +\\|`, "m"));
   const seconds = Object.values(FULL.budget).reduce((a, b) => a + b, 0);
   expect(seconds).toBeLessThan(9 * 60);
   const products = FULL.products.filter(({ layouts }) => layouts.includes("NN")).map(({ sizes }) => sizes);

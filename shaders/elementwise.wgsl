@@ -4,7 +4,7 @@
 //   binary   y = a ∘ b                binary_backward  da = ∂y/∂a·dy, db = ∂y/∂b·dy
 //   scale    y = alpha·x + shift      add_into         target += alpha·x, in place
 //   fill     every word = bits        broadcast        every element = alpha·scalar
-//   add_row  y = x + row, row by row
+//   add_row  y = x + row, row by row; add_row4 where C is a multiple of 4
 // A thread owns up to `per` vec4 and the threads of a workgroup lie side by side. An array whose size is no multiple of 4
 // ends in a vec4 that is partly padding: computed like the rest in a fresh array, and kept as it was in place.
 
@@ -230,5 +230,27 @@ fn add_row(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
     y[q] = x[q] + vec4f(row[column], row[d], row[e], row[next(e)]);
     column += step;
     if (column >= p.c) { column -= p.c; }
+  }
+}
+
+// A thread keeps one vec4 of the row and goes down `per` rows with it: the row is not loaded again for every row of x.
+@group(0) @binding(2) var<storage, read> row4: array<vec4f>;          // [C / 4]
+
+@compute @workgroup_size(64)
+fn add_row4(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let id = (wid.x + wid.y * groups.x) * 64u + t;
+  let width = p.c / 4u;
+  let block = id / width;
+  let column = id - block * width;
+  let quads = p.size / 4u;
+  let begin = block * p.per * width + column;
+  let end = min(begin + p.per * width, quads);
+  if (begin >= quads) { return; }
+  let addend = row4[column];
+  var q = begin;
+  for (var i = 0u; i < LIMIT; i++) {
+    if (q >= end) { break; }
+    y[q] = x[q] + addend;
+    q += width;
   }
 }

@@ -3,7 +3,7 @@
  * and f' in float64) and one `case` of shaders/elementwise.wgsl, where value and derivative stand side by side.
  * Nothing is broadcast silently: two operands have one shape, and the two ways to repeat something are named.
  */
-import { f32, type Gpu, type View } from "../gpu/index.ts";
+import { f32, type Gpu, grid, type View } from "../gpu/index.ts";
 import { empty, expectShape, type NdArray } from "./array.ts";
 import { erf } from "./erf.ts";
 import { spread } from "./spread.ts";
@@ -141,7 +141,20 @@ export function addRow(gpu: Gpu, x: NdArray, row: NdArray): NdArray {
   expectShape("addRow", "x", x, "N C", dims);
   expectShape("addRow", "row", row, "C", dims);
   const y = empty(gpu, x.shape, "f32", "addRow");
-  launch(gpu, "addRow", "add_row", [x, y, row], x.size, {}, [0, 0, 0, row.size]);
+  const [n, c] = x.shape as [number, number];
+  if (x.size === 0 || c % 4 !== 0) {
+    launch(gpu, "addRow", "add_row", [x, y, row], x.size, {}, [0, 0, 0, c]);
+    return y;
+  }
+  const { per } = spread(gpu, x.size);
+  gpu.dispatch({
+    op: "addRow",
+    shader: "elementwise",
+    entry: "add_row4",
+    bindings: [x, y, row],
+    params: [x.size, per, 0, 0, 0, c],
+    grid: grid(Math.ceil(((c / 4) * Math.ceil(n / per)) / 64)),
+  });
   return y;
 }
 
@@ -155,8 +168,8 @@ function launch(
   more: number[] = [],
 ): void {
   if (size === 0) return;
-  const { per, grid } = spread(gpu, size);
-  const params = [size, per, 0, 0, 0, 0];
+  const share = spread(gpu, size);
+  const params = [size, share.per, 0, 0, 0, 0];
   for (const [i, word] of more.entries()) params[i + 2] = word;
   gpu.dispatch({
     op,
@@ -165,7 +178,7 @@ function launch(
     constants,
     bindings,
     params,
-    grid,
+    grid: share.grid,
     // In place: the target is read and written.
     ...(entry === "add_into" ? { work: { bytes: 3 * 4 * size } } : {}),
   });

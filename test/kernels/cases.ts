@@ -63,6 +63,7 @@ export const CASES: Record<string, (g: Gpu, a: Input) => k.NdArray | Record<stri
   binaryBackward: (g, a) => k.binaryBackward(g, "multiply", a(N, C), a(N, C), a(N, C)),
   scale: (g, a) => k.scale(g, a(N, C), 0.3, 1),
   addRow: (g, a) => k.addRow(g, a(N, C), a(C)),
+  "addRow of odd width": (g, a) => k.addRow(g, a(N, 301), a(301)),
   broadcastScalar: (g, a) => k.broadcastScalar(g, a(1), [N, C], 2),
   addInto: (g, a) => {
     const target = a(N, C);

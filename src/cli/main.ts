@@ -116,7 +116,7 @@ function commands(io: Io): Command {
     .option("--train <FILE>", "labelled texts, .tsv or .jsonl")
     .option("--dev <FILE>", "labelled texts to measure on, never trained on")
     .option("--task <TASK>", "classify (default)")
-    .option("--method <METHOD>", "mle | map (default) | frozen | scratch | dropout")
+    .option("--method <METHOD>", "mle | map (default) | frozen | scratch | dropout | sgld | sghmc")
     .option("--prior-precision <G=V,…>", "by group: a number ≥ 0, or inf (frozen); default encoder=300,head=1")
     .option("--readout <NAME>", "pooler (default, where there is one) | cls | mean | max | last4-concat | last4-sum")
     .option("--head <HEAD>", "linear (default) or mlp:H, one hidden layer of H channels")
@@ -133,7 +133,14 @@ function commands(io: Io): Command {
     .option("--dropout <P>", "instead of config.json's, everywhere")
     .option("--seed <N>", "names every random draw of the run (default 0)")
     .option("--no-shuffle", "batches in the table's order")
-    .option("--members <S>", "sub-models that predict together, with --method dropout (default 16)")
+    .option("--members <S>", "sub-models that predict together, with dropout, sgld, sghmc (default 16)")
+    .option("--sample <GROUPS>", "sgld, sghmc: what is sampled (default head); the rest stays at the mode")
+    .option("--sample-lr <H>", "sgld, sghmc: step size on the mean loss (default .02, .005)")
+    .option("--temperature <T>", "sgld, sghmc: of the whole posterior (default 1)")
+    .option("--burn-in <N>", "sgld, sghmc: steps before the first draw (default 500)")
+    .option("--thin <N>", "sgld, sghmc: steps from draw to draw (default 50)")
+    .option("--chains <N>", "sgld, sghmc: chains, which share the members (default 2)")
+    .option("--friction <A>", "sghmc: share of the velocity that a step loses (default .1)")
     .option("--evaluate <WHEN>", "on dev: last (default), every epoch, or each K steps")
     .option("--select <WHICH>", "the θ that is saved: last (default), or best by NLL on dev")
     .option("--out <DIR>", "the run folder (default runs/TABLE-METHOD)")
@@ -143,11 +150,15 @@ function commands(io: Io): Command {
   const evaluate = add(
     "evaluate",
     "Measures a run, or a fine-tuned Hugging Face folder, on labelled texts.",
-    "priorwork evaluate --run runs/first --data test.tsv --json",
+    "priorwork evaluate --run runs/first --data test.tsv --ood other.tsv --temperature-from kept.tsv --charts charts --json",
     async (_, raw, at) => (await import("./evaluate.ts")).evaluateCommand(raw, at),
   )
     .option("--run <DIR>", "a run folder, or a Hugging Face folder of a fine-tuned BERT")
     .option("--data <FILE>", "labelled texts, .tsv or .jsonl")
+    .option("--ood <FILE>", "texts of another domain: does uncertainty tell them apart (AUROC)?")
+    .option("--temperature-from <FILE>", "labelled texts, neither trained on nor in --data, to fit a temperature on")
+    .option("--charts <DIR>", "write reliability, coverage and uncertainty there, .svg each")
+    .option("--overwrite", "replace charts in --charts")
     .option("--batch <N>", "sequences at once (default 32)")
     .option("--members <S>", "sub-models that predict together");
 

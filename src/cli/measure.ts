@@ -13,9 +13,11 @@ import {
   type Prediction,
   pointEstimate,
   predictAll,
+  thetaMembers,
 } from "../posterior/index.ts";
 import { DEFAULT_MEMBERS, MEMBERS, type RawFlags, textFlag } from "./options.ts";
 import type { Output } from "./output.ts";
+import { readPosterior, storedDraws } from "./posterior-folder.ts";
 import type { RunRecord } from "./run-folder.ts";
 import { type Precisions, precisionValue, refuse, wholeValue } from "./values.ts";
 
@@ -52,14 +54,16 @@ export function posteriorOf(
 /** How a folder predicts: as its run.json says, one member where there is none. InputError: members that it lacks. */
 export function posteriorOfRun(
   model: BertForSequenceClassification,
-  run: RunRecord | undefined,
+  { path, run }: { path: string; run: RunRecord | undefined },
   asked: number | undefined,
 ): Posterior {
   const method = typeof run?.options.method === "string" ? run.options.method : "map";
+  const stored = readPosterior(path);
+  if (stored) return thetaMembers(model, storedDraws(path, stored, model.theta, asked));
   if (method !== "dropout") {
     if (asked !== undefined && asked > 1) {
-      const what = "this run keeps one θ, and members come from --method dropout";
-      refuse("--members", String(asked), what, "Leave the flag out, or fine-tune with --method dropout.");
+      const what = "this run keeps one θ, and members come from --method dropout, sgld or sghmc";
+      refuse("--members", String(asked), what, "Leave the flag out, or fine-tune with one of them.");
     }
     return pointEstimate(model);
   }
@@ -108,7 +112,11 @@ export async function measure(
   examples: readonly Example[],
   options: PredictionOptions,
 ): Promise<EvaluateJson> {
-  const prediction = await predictions(posterior, examples, options);
+  return metricsJson(await predictions(posterior, examples, options), examples);
+}
+
+/** Metrics of predictions that are there already. */
+export function metricsJson(prediction: Prediction, examples: readonly Example[]): EvaluateJson {
   const { n, accuracy, nll, brier, ece, eceFloor } = metricsOfPrediction(prediction, examples);
   return { task: "classify", n, members: prediction.members, accuracy, nll, brier, ece, eceFloor };
 }

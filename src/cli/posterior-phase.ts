@@ -7,6 +7,8 @@ import { writeFileAtomic } from "../data/files.ts";
 import { InterruptedError } from "../errors.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
 import {
+  type Diagnosis,
+  diagnose,
   type Posterior,
   pointEstimate,
   sampledSlices,
@@ -80,7 +82,34 @@ async function sampling<B>({ target, data, options, out }: PhaseContext<B>, samp
     out.end();
   }
   writeFileAtomic(join(options.out, "posterior", "trace.csv"), traceCsv(trace));
-  writer.finish(method, { ...sampler, draws: members, seed });
+  const diagnostics = diagnosesOf(trace);
+  for (const [variable, { rhat, ess }] of Object.entries(diagnostics)) {
+    if (rhat === undefined || rhat <= LARGEST_RHAT) continue;
+    out.warning(
+      `the chains disagree about ${variable} (R-hat ${rhat.toFixed(2)}, effective draws ${ess.toFixed(0)} of ${members}): raise --thin or --burn-in`,
+    );
+    break; // one is enough to know
+  }
+  writer.finish(method, { ...sampler, draws: members, seed, diagnostics });
+}
+
+/** Above this the draws of several chains are not of one distribution. */
+const LARGEST_RHAT = 1.1;
+
+/** Every functional's diagnosis; none where a chain has fewer than four draws. Chains of unequal length lose their last. */
+export function diagnosesOf(trace: readonly TrajectoryDraw[]): Record<string, Diagnosis> {
+  const chains = new Map<number, TrajectoryDraw[]>();
+  for (const draw of trace) chains.set(draw.chain, [...(chains.get(draw.chain) ?? []), draw]);
+  const shortest = Math.min(...[...chains.values()].map((draws) => draws.length));
+  if (!(shortest >= 4)) return {};
+  return Object.fromEntries(
+    Object.keys(trace[0]?.functionals ?? {}).map((variable) => {
+      const values = [...chains.values()].map((draws) =>
+        draws.slice(0, shortest).map(({ functionals }) => functionals[variable] as number),
+      );
+      return [variable, diagnose(values)];
+    }),
+  );
 }
 
 /** `chain,draw,variable,value`: what is watched of each draw, in the form that other tools read. */

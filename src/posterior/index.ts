@@ -7,6 +7,7 @@ export {
   reliability,
   wilson,
 } from "./calibration.ts";
+export { type Chains, type Diagnosis, diagnose, effectiveSampleSize, splitRhat } from "./diagnostics.ts";
 export { type Draws, heldDraws, readSlices, type ThetaClassifier, thetaMembers, writeSlices } from "./draws.ts";
 export { type DropoutMembersOptions, dropoutMembers, pointEstimate } from "./members.ts";
 export {

@@ -71,6 +71,11 @@ describe("a run of a sampler", () => {
   test("by SGHMC, of the groups that are named", async () => {
     const { code } = await run(finetune("sghmc", "--method", "sghmc", "--sample", "head,pooler", "--chains", "1"));
     expect(code).toBe(0);
+    // Five draws of one chain: an effective size, and no R-hat.
+    const { diagnostics } = json(at("sghmc/posterior/posterior.json")).settings;
+    expect(Object.keys(diagnostics)).toEqual(["nll", "logPrior", "logJoint", "distance.pooler", "distance.head"]);
+    expect(diagnostics.logPrior.ess).toBeGreaterThan(0);
+    expect(diagnostics.logPrior).not.toHaveProperty("rhat");
     expect(json(at("sghmc/posterior/posterior.json")).covers).toContain("bert.pooler.dense.weight");
     expect(JSON.parse((await evaluate("sghmc")).stdout)).toMatchObject(json(at("sghmc/metrics.json")));
   });

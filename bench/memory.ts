@@ -63,8 +63,8 @@ export function allowance({ hidden_size: c, num_hidden_layers: layers }: Shape, 
 const BATCHES = [
   { name: "MiniLM", config: MINILM, tokens: 213, rounds: 9 },
   { name: "MiniLM", config: MINILM, tokens: 1024, rounds: 9 },
-  { name: "MiniLM", config: MINILM, tokens: 4096, rounds: 3 },
-  { name: "BERT-base", config: BERT_BASE, tokens: 512, rounds: 3 },
+  { name: "MiniLM", config: MINILM, tokens: 4096, rounds: 2 },
+  { name: "BERT-base", config: BERT_BASE, tokens: 512, rounds: 2 },
 ] as const;
 
 /** Two cases a batch: one training, of which the one takes the steps that keep, the other those that run again. */

@@ -8,8 +8,21 @@ import { empty, fromHost, type NdArray, sizeOf } from "../kernels/array.ts";
 import { type Rule, type TapeNode, walkBack } from "./tape.ts";
 import { type GradientSlot, Tensor } from "./tensor.ts";
 
+/**
+ * What someone who watches linear layers, x·Wᵀ + b, is told: arrays that live as long as the step. A curvature of W is
+ * made of what goes in and of the gradient of what comes out (posterior/ggn.ts).
+ */
+export interface LinearWatch {
+  /** As it runs: input [N, in], weight [out, in], bias [out], result [N, out] (after activation and residual). */
+  forward?(layer: { input: NdArray; weight: NdArray; bias: NdArray | undefined; output: NdArray }): void;
+  /** In the backward: input [N, in], and the gradient [N, out] of x·Wᵀ + b, before an activation. */
+  backward?(layer: { input: NdArray; weight: NdArray; gradient: NdArray }): void;
+}
+
 export class Engine {
   readonly gpu: Gpu;
+  /** Told of every `linear` while it is set. */
+  linearWatch: LinearWatch | undefined;
   #tape: TapeNode[] = [];
   #recording = true;
 

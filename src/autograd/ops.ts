@@ -60,6 +60,7 @@ export function linear(x: Tensor, weight: Tensor, { bias, activation, residual }
   } else {
     y = k.matmul(gpu, X, W, "NT", activation ? { ...options, activation } : options);
   }
+  engine.linearWatch?.forward?.({ input: X, weight: W, bias: bias?.array, output: y });
   return engine.record(
     "linear",
     inputs,
@@ -69,6 +70,7 @@ export function linear(x: Tensor, weight: Tensor, { bias, activation, residual }
       const db = bias ? (sinks[2] as Sink) : undefined;
       if (residual) (sinks.at(-1) as Sink).pass(dy);
       const du = activation && u ? k.unaryBackward(gpu, activation, u, dy) : dy;
+      engine.linearWatch?.backward?.({ input: X, weight: W, gradient: du });
       dx.accept((into) => k.matmul(gpu, du, W, "NN", at(into)));
       dw.accept((into) => k.matmul(gpu, du, X, "TN", at(into)));
       db?.accept((into) => k.columnSum(gpu, du, into));

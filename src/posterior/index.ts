@@ -7,8 +7,24 @@ export {
   reliability,
   wilson,
 } from "./calibration.ts";
+export type { KroneckerGaussian, LayerShape, Structure } from "./curvature.ts";
 export { type Chains, type Diagnosis, diagnose, effectiveSampleSize, splitRhat } from "./diagnostics.ts";
 export { type Draws, heldDraws, readSlices, type ThetaClassifier, thetaMembers, writeSlices } from "./draws.ts";
+export {
+  type Evidence,
+  type EvidenceGroup,
+  type EvidenceOptions,
+  effectiveParameters,
+  evidence,
+  evidenceGradient,
+  logEvidence,
+  maximiseEvidence,
+  nextPrecision,
+} from "./evidence.ts";
+export { type Block, type Ggn, type GgnOptions, ggn } from "./ggn.ts";
+export { type Laplace, type LaplaceOptions, laplace, laplaceDraws, monteCarlo } from "./laplace.ts";
+export type { LogitModel } from "./layers.ts";
+export { type GaussianLogits, gaussianLogits, linearised, probit } from "./linearised.ts";
 export { type DropoutMembersOptions, dropoutMembers, pointEstimate } from "./members.ts";
 export {
   metricsOfPrediction,

@@ -50,6 +50,30 @@ export function linearRegression(engine: Engine, d: number, sigma2: number, star
   };
 }
 
+/** p(y = 1|x, θ) = σ(wᵀx): the logits of the two classes are 0 and wᵀx. w starts at `start` (0 if not given). */
+export function logistic(engine: Engine, d: number, start?: Float32Array): Toy & { logits(rows: Rows): Tensor } {
+  const theta = new Theta(
+    engine,
+    new Layout([{ key: "w", parameters: [{ name: "w", shape: [1, d] }], groups: ["encoder"] }]),
+  );
+  if (start) theta.set("w", start);
+  const logits = ({ x, y }: Rows) => {
+    const n = y.length;
+    const z = ops.linear(engine.tensor(x, [n, d]), theta.tensor("w")); // [n, 1]
+    return ops.concat([engine.tensor(new Float32Array(n), [n, 1]), z]); // [n, 2]
+  };
+  return {
+    engine,
+    theta,
+    logits,
+    loss(rows) {
+      const targets = fromHost(engine.gpu, Uint32Array.from(rows.y));
+      return { nlls: ops.crossEntropy(logits(rows), targets), count: rows.y.length };
+    },
+    dispose: () => theta.dispose(),
+  };
+}
+
 /** K classes: encoder W₁ [h, d] and tanh, dropout p on it, head W₂ [K, h], b₂ [K]. */
 export function twoLayers(
   engine: Engine,

@@ -1,0 +1,328 @@
+/**
+ * @file H, the curvature of the summed NLL over a block of θ, in three structures, and the Gaussian that each makes with
+ * a prior: precision Λ = τI + sH, s the inverse of the likelihood's temperature. All on the host in float64: what is held
+ * here decides about log |Λ| and about square roots of nearly singular matrices. H is found once; τ and s come after it.
+ *   full       H itself; Λ = LLᵀ by Cholesky
+ *   diagonal   its diagonal
+ *   kronecker  A ⊗ G for a linear layer, A of its inputs, G of its outputs' gradients; by the eigenvectors of both,
+ *              Λ⁻¹ = (U_A ⊗ U_G) diag(1 / (τ + s·aᵢgⱼ)) (U_A ⊗ U_G)ᵀ, so that τ is added without an approximation
+ *              (Ritter, Botev and Barber, "A scalable Laplace approximation for neural networks", 2018).
+ * A block's numbers stand as in θ: a layer's weight [out, in] row by row, then its bias [out].
+ */
+import { CholeskyDecomposition, EigenvalueDecomposition, Matrix } from "ml-matrix";
+import { InputError } from "../errors.ts";
+
+export type Structure = "full" | "diagonal" | "kronecker";
+
+/** A linear layer, seen as W̃x̃ with x̃ = (x, 1) where it has a bias. */
+export interface LayerShape {
+  inputs: number;
+  outputs: number;
+  bias: boolean;
+}
+
+/** Length of x̃. */
+export const width = ({ inputs, bias }: LayerShape): number => inputs + (bias ? 1 : 0);
+export const parametersOf = (shape: LayerShape): number => shape.outputs * width(shape);
+
+/** Where W̃[o, i] stands in the block. */
+export function placeOf({ inputs, outputs }: LayerShape, o: number, i: number): number {
+  return i < inputs ? o * inputs + i : outputs * inputs + o;
+}
+
+/** N(θ̂, Λ⁻¹) over a block. */
+export interface BlockGaussian {
+  /** log |Λ| */
+  readonly logDet: number;
+  /** tr Λ⁻¹ */
+  readonly traceInverse: number;
+  /** A square root of Λ⁻¹ times z: z ~ N(0, I) gives a draw's distance from θ̂. z, result [size]. */
+  draw(z: Float64Array): Float64Array;
+  /** Covariance of W̃x̃ under the Gaussian, [out, out]; x [in]. Of a linear layer only. */
+  outputCovariance(x: ArrayLike<number>): Float64Array;
+}
+
+export interface Curvature {
+  readonly size: number;
+  /**
+   * The Gaussian of Λ = τI + sH. Throws InputError, in the name of `group`, where Λ is not positive definite: with its
+   * smallest eigenvalue.
+   */
+  gaussian(tau: number, scale: number, group: string): BlockGaussian;
+}
+
+// ---- full
+
+/** H [P, P], of a layer if `outputCovariance` is wanted. */
+export function fullCurvature(H: Matrix, shape?: LayerShape): Curvature {
+  const P = H.rows;
+  return {
+    size: P,
+    gaussian(tau, scale, group) {
+      const precision = Matrix.mul(H, scale);
+      for (let i = 0; i < P; i++) precision.set(i, i, precision.get(i, i) + tau);
+      const L = choleskyOf(precision);
+      if (!L) throw notPositiveDefinite(group, tau, smallestEigenvalue(precision));
+      let logDet = 0;
+      for (let i = 0; i < P; i++) logDet += 2 * Math.log(L.get(i, i));
+      return {
+        logDet,
+        get traceInverse() {
+          // Λ⁻¹ = L⁻ᵀL⁻¹: the squares of L⁻¹'s elements.
+          let trace = 0;
+          for (let c = 0; c < P; c++) {
+            const column = new Float64Array(P);
+            column[c] = 1;
+            solveLower(L, column, c);
+            for (let r = c; r < P; r++) trace += column[r]! ** 2;
+          }
+          return trace;
+        },
+        draw: (z) => solveUpper(L, Float64Array.from(z)),
+        outputCovariance(x) {
+          const layer = expectLayer(shape);
+          const roots = Array.from({ length: layer.outputs }, (_, o) => {
+            const column = new Float64Array(P);
+            for (let i = 0; i < width(layer); i++) column[placeOf(layer, o, i)] = i < layer.inputs ? x[i]! : 1;
+            return solveLower(L, column, o * layer.inputs);
+          });
+          return gram(roots);
+        },
+      };
+    },
+  };
+}
+
+/** L with LLᵀ = S, or undefined where S is not positive definite by more than rounding. */
+function choleskyOf(S: Matrix): Matrix | undefined {
+  const decomposition = new CholeskyDecomposition(S);
+  if (!decomposition.isPositiveDefinite()) return undefined;
+  const L = decomposition.lowerTriangularMatrix;
+  let largest = 0;
+  let smallest = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < S.rows; i++) {
+    largest = Math.max(largest, S.get(i, i));
+    smallest = Math.min(smallest, L.get(i, i) ** 2);
+  }
+  return smallest > roundingOf(S.rows, largest) ? L : undefined;
+}
+
+/** What is left of a 0 after sums of n numbers of this size. */
+const roundingOf = (n: number, largest: number): number => 4 * n * Number.EPSILON * largest;
+
+/** x ← L⁻¹x, where x is 0 before `from`. */
+function solveLower(L: Matrix, x: Float64Array, from = 0): Float64Array {
+  for (let r = from; r < x.length; r++) {
+    let sum = x[r]!;
+    for (let c = from; c < r; c++) sum -= L.get(r, c) * x[c]!;
+    x[r] = sum / L.get(r, r);
+  }
+  return x;
+}
+
+/** x ← L⁻ᵀx */
+function solveUpper(L: Matrix, x: Float64Array): Float64Array {
+  for (let r = x.length - 1; r >= 0; r--) {
+    const value = x[r]! / L.get(r, r);
+    x[r] = value;
+    for (let c = 0; c < r; c++) x[c] = x[c]! - L.get(r, c) * value;
+  }
+  return x;
+}
+
+/** Inverse iteration just below the spectrum: a few triangular solves, where all eigenvalues would take minutes. */
+function smallestEigenvalue(S: Matrix): number {
+  const n = S.rows;
+  let largest = 0;
+  for (let r = 0; r < n; r++) for (let c = 0; c < n; c++) largest = Math.max(largest, Math.abs(S.get(r, c)));
+  if (largest === 0) return 0;
+  for (let shift = 1e-9 * n * largest; ; shift *= 4) {
+    const L = choleskyOf(Matrix.add(S, Matrix.eye(n, n, shift)));
+    if (!L) continue;
+    let v: Float64Array = Float64Array.from({ length: n }, (_, i) => 1 + (i % 7) / 7);
+    let value = 0;
+    for (let round = 0; round < 60; round++) {
+      v = solveUpper(L, solveLower(L, v));
+      const norm = Math.hypot(...v);
+      v = v.map((x) => x / norm);
+      value = rayleigh(S, v);
+    }
+    return value;
+  }
+}
+
+function rayleigh(S: Matrix, v: Float64Array): number {
+  let sum = 0;
+  for (let r = 0; r < v.length; r++) for (let c = 0; c < v.length; c++) sum += v[r]! * S.get(r, c) * v[c]!;
+  return sum;
+}
+
+// ---- diagonal
+
+/** The diagonal of H, [size]; of a layer if `outputCovariance` is wanted. */
+export function diagonalCurvature(h: Float64Array, shape?: LayerShape): Curvature {
+  return {
+    size: h.length,
+    gaussian(tau, scale, group) {
+      const lambda = h.map((value) => tau + scale * value);
+      const smallest = lambda.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
+      if (!(smallest > 0)) throw notPositiveDefinite(group, tau, smallest);
+      return {
+        logDet: lambda.reduce((sum, value) => sum + Math.log(value), 0),
+        traceInverse: lambda.reduce((sum, value) => sum + 1 / value, 0),
+        draw: (z) => z.map((value, i) => value / Math.sqrt(lambda[i]!)),
+        outputCovariance(x) {
+          const layer = expectLayer(shape);
+          const { inputs, outputs } = layer;
+          const covariance = new Float64Array(outputs * outputs);
+          for (let o = 0; o < outputs; o++) {
+            for (let i = 0; i < width(layer); i++) {
+              covariance[o * outputs + o]! += (i < inputs ? x[i]! ** 2 : 1) / lambda[placeOf(layer, o, i)]!;
+            }
+          }
+          return covariance;
+        },
+      };
+    },
+  };
+}
+
+// ---- kronecker
+
+/** Λ's factors for a layer, for work that is done elsewhere. */
+export interface KroneckerGaussian extends BlockGaussian {
+  /** [out, out], columns are G's eigenvectors */
+  readonly outputs: Matrix;
+  /** [in (+1), in (+1)], columns are A's eigenvectors */
+  readonly inputs: Matrix;
+  /** τ + s·aᵢgⱼ, [out, in (+1)] */
+  readonly eigenvalues: Float64Array;
+}
+
+export interface KroneckerCurvature extends Curvature {
+  gaussian(tau: number, scale: number, group: string): KroneckerGaussian;
+}
+
+/** H = A ⊗ G: A [in (+1), in (+1)], G [out, out], symmetric. Eigenvalues that rounding left below 0 count as 0. */
+export function kroneckerCurvature(A: Matrix, G: Matrix, shape: LayerShape): KroneckerCurvature {
+  const m = width(shape);
+  const { outputs } = shape;
+  const [byInput, byOutput] = [eigen(A), eigen(G)];
+  return {
+    size: parametersOf(shape),
+    gaussian(tau, scale, group) {
+      const eigenvalues = new Float64Array(outputs * m);
+      for (let j = 0; j < outputs; j++) {
+        for (let i = 0; i < m; i++) eigenvalues[j * m + i] = tau + scale * byInput.values[i]! * byOutput.values[j]!;
+      }
+      const [smallest, largest] = eigenvalues.reduce(
+        ([low, high], value) => [Math.min(low, value), Math.max(high, value)] as [number, number],
+        [Number.POSITIVE_INFINITY, 0] as [number, number],
+      );
+      if (!(smallest > roundingOf(m + outputs, largest))) throw notPositiveDefinite(group, tau, smallest);
+      return {
+        outputs: byOutput.vectors,
+        inputs: byInput.vectors,
+        eigenvalues,
+        logDet: eigenvalues.reduce((sum, value) => sum + Math.log(value), 0),
+        traceInverse: eigenvalues.reduce((sum, value) => sum + 1 / value, 0),
+        draw(z) {
+          const scaled = new Matrix(outputs, m);
+          for (let j = 0; j < outputs; j++) {
+            for (let i = 0; i < m; i++) scaled.set(j, i, z[placeOf(shape, j, i)]! / Math.sqrt(eigenvalues[j * m + i]!));
+          }
+          const W = byOutput.vectors.mmul(scaled).mmul(byInput.vectors.transpose()); // [out, in (+1)]
+          const draw = new Float64Array(z.length);
+          for (let o = 0; o < outputs; o++) for (let i = 0; i < m; i++) draw[placeOf(shape, o, i)] = W.get(o, i);
+          return draw;
+        },
+        outputCovariance(x) {
+          const rotated = new Float64Array(m); // U_Aᵀx̃
+          for (let r = 0; r < m; r++) {
+            const value = r < shape.inputs ? x[r]! : 1;
+            for (let i = 0; i < m; i++) rotated[i]! += byInput.vectors.get(r, i) * value;
+          }
+          const roots = Array.from({ length: outputs }, () => new Float64Array(outputs)); // rows of U_G diag(√variance)
+          for (let j = 0; j < outputs; j++) {
+            let variance = 0;
+            for (let i = 0; i < m; i++) variance += rotated[i]! ** 2 / eigenvalues[j * m + i]!;
+            for (let o = 0; o < outputs; o++) roots[o]![j] = byOutput.vectors.get(o, j) * Math.sqrt(variance);
+          }
+          return gram(roots);
+        },
+      };
+    },
+  };
+}
+
+function eigen(S: Matrix): { values: number[]; vectors: Matrix } {
+  const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(S, { assumeSymmetric: true });
+  return { values: realEigenvalues.map((value) => Math.max(0, value)), vectors: eigenvectorMatrix };
+}
+
+// ---- of all structures
+
+/** Bytes that a structure holds at its largest, factorisation included. */
+export function curvatureBytes(structure: Structure, layers: readonly LayerShape[]): number {
+  return layers.reduce((sum, shape) => {
+    const [P, m, outputs] = [parametersOf(shape), width(shape), shape.outputs];
+    // full: H, Λ, L. kronecker: the factors, their eigenvectors, and the solver's copies; Λ's eigenvalues.
+    const numbers =
+      structure === "full" ? 3 * P * P : structure === "diagonal" ? 2 * P : 3 * (m * m + outputs * outputs) + P;
+    return sum + 8 * numbers;
+  }, 0);
+}
+
+const MAX_BYTES = 100e6;
+
+/** Throws InputError, before anything is allocated, where a structure would take more than `maxBytes`; says what fits. */
+export function expectRoom(
+  structure: Structure,
+  layers: readonly LayerShape[],
+  { maxBytes = MAX_BYTES }: { maxBytes?: number | undefined },
+): void {
+  const bytes = curvatureBytes(structure, layers);
+  if (bytes <= maxBytes) return;
+  const parameters = layers.reduce((sum, shape) => sum + parametersOf(shape), 0);
+  const fitting = (["kronecker", "diagonal"] as const)
+    .filter((other) => other !== structure && curvatureBytes(other, layers) <= maxBytes)
+    .map((other) => `${other} (${megabytes(curvatureBytes(other, layers))})`);
+  const instead = fitting.length > 0 ? `What fits: ${fitting.join(", ")}` : "Choose fewer groups";
+  throw new InputError(
+    `laplace: ${structure} over ${parameters} parameters takes ${megabytes(bytes)} (at most ${megabytes(maxBytes)}). ${instead}; or raise the limit.`,
+  );
+}
+
+function megabytes(bytes: number): string {
+  const MB = bytes / 1e6;
+  return `${MB < 10 ? MB.toPrecision(2) : Math.round(MB)} MB`;
+}
+
+/** rows·rowsᵀ, [n, n] */
+function gram(rows: readonly Float64Array[]): Float64Array {
+  const n = rows.length;
+  const products = new Float64Array(n * n);
+  for (let a = 0; a < n; a++) {
+    for (let b = 0; b <= a; b++) {
+      let sum = 0;
+      for (let i = 0; i < rows[a]!.length; i++) sum += rows[a]![i]! * rows[b]![i]!;
+      products[a * n + b] = sum;
+      products[b * n + a] = sum;
+    }
+  }
+  return products;
+}
+
+function expectLayer(shape: LayerShape | undefined): LayerShape {
+  if (!shape) throw new Error("outputCovariance: this block is not a linear layer");
+  return shape;
+}
+
+function notPositiveDefinite(group: string, tau: number, smallest: number): InputError {
+  const found = `smallest eigenvalue ${smallest.toPrecision(3)}, prior precision ${tau}`;
+  const cure =
+    tau > 0 ? "a higher prior precision" : "a prior precision above 0: the likelihood alone leaves directions free";
+  return new InputError(
+    `laplace: the posterior precision of ${group} is not positive definite (${found}). Give ${group} ${cure}.`,
+  );
+}

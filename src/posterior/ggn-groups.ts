@@ -1,0 +1,241 @@
+/**
+ * @file H of chosen groups of θ, from backward passes of random (or, for Kronecker factors, every class's) seeds on the
+ * device. The formulas: ggn.ts.
+ */
+import { Matrix } from "ml-matrix";
+import type { Slice, Theta } from "../autograd/index.ts";
+import { InputError } from "../errors.ts";
+import type { Gpu } from "../gpu/index.ts";
+import {
+  addInto,
+  binary,
+  columnSum,
+  empty,
+  fill,
+  fromHost,
+  matmul,
+  NdArray,
+  readArray,
+  softmax,
+  unary,
+} from "../kernels/index.ts";
+import { Stream } from "../random.ts";
+import { expectGroups } from "../train/prior.ts";
+import { diagonalCurvature, expectRoom, kroneckerCurvature, width } from "./curvature.ts";
+import { readSlices } from "./draws.ts";
+import type { Block, Ggn, GgnOptions } from "./ggn.ts";
+import { isSlice, type LinearLayer, type LogitModel, layersOf, watching } from "./layers.ts";
+
+/** H over the batches; see `ggn`. */
+export async function groupsGgn<B>(
+  model: LogitModel<B>,
+  batches: readonly B[],
+  options: GgnOptions & { groups: readonly string[] },
+): Promise<Ggn> {
+  const { theta, engine } = model;
+  const { structure, groups, draws, seed = 0, progress } = options;
+  if (draws !== undefined && !(Number.isSafeInteger(draws) && draws >= 1)) {
+    throw new InputError(`laplace: ${draws} draws (expected a whole number from 1).`);
+  }
+  expectGroups("laplace", theta, groups);
+  const chosen = theta.layout.slices.filter(
+    (slice) => !theta.isFrozen(slice) && slice.groups.some((group) => groups.includes(group)),
+  );
+  const { layers, K } = layersOf(model, batches[0] as B);
+  const linears = layers
+    .filter(({ weight }) => chosen.includes(weight))
+    .map((l) =>
+      !l.bias || chosen.includes(l.bias) ? l : { ...l, bias: undefined, shape: { ...l.shape, bias: false } },
+    );
+  const covered =
+    structure === "diagonal" ? chosen : chosen.filter((s) => linears.some((l) => l.weight === s || l.bias === s));
+  if (covered.length === 0) {
+    const what = structure === "diagonal" ? "nothing" : "no linear layer";
+    throw new InputError(`laplace: in ${groups.join(", ")} ${what} learns. Choose groups of finite precision.`);
+  }
+  const flat = ({ size }: Slice) => ({ inputs: size, outputs: 1, bias: false });
+  expectRoom(structure, structure === "diagonal" ? covered.map(flat) : linears.map(({ shape }) => shape), options);
+
+  const sums = structure === "diagonal" ? new DiagonalSums(theta, covered) : new KroneckerSums(theta, linears);
+  const everyClass = draws === undefined && structure === "kronecker";
+  const passes = draws ?? (everyClass ? K : 1);
+  let examples = 0;
+  try {
+    for (const [index, batch] of batches.entries()) {
+      for (let pass = 0; pass < passes; pass++) {
+        const signs = new Stream(seed, "laplace signs", index, pass);
+        const sign = everyClass ? (k: number) => (k === pass ? 1 : 0) : () => (signs.uniform() < 0.5 ? -1 : 1);
+        const n = engine.step(() => {
+          theta.zeroGradient();
+          const logits = model.logits(batch);
+          const [n = 0] = logits.shape;
+          const epsilon = Float32Array.from({ length: n * K }, (_, i) => sign(i % K));
+          const v = fisherSeed(engine.gpu, logits.array, fromHost(engine.gpu, epsilon, [n, K]));
+          const backward = (layer: WatchedLayer) => sums.layer(layer, pass === 0);
+          watching(engine, { backward }, () => engine.backward(logits, v));
+          sums.gradient();
+          return n;
+        });
+        if (pass === 0) examples += n;
+        // A pass at a time: what is recorded and not yet run holds memory.
+        await engine.gpu.settle();
+      }
+      progress?.(index + 1);
+    }
+    const blocks = await sums.blocks(everyClass ? 1 : passes);
+    const center = await Promise.all(blocks.map(({ slices }) => readSlices(theta, slices)));
+    const left = chosen.filter((slice) => !covered.includes(slice));
+    return { structure, blocks, center, n: examples, lastLayer: false, left };
+  } finally {
+    sums.dispose();
+  }
+}
+
+/** v = Σ_k ε_k √p_k (e_k − p), row by row: logits, ε, result [n, K]. */
+function fisherSeed(gpu: Gpu, logits: NdArray, epsilon: NdArray): NdArray {
+  const K = logits.shape[1] as number;
+  const p = softmax(gpu, logits);
+  const root = binary(gpu, "multiply", unary(gpu, "sqrt", p), epsilon);
+  const ones = empty(gpu, [K, K]);
+  fill(gpu, ones, 1);
+  const total = matmul(gpu, root, ones, "NN"); // [n, K], a row's sum in every column
+  return binary(gpu, "subtract", root, binary(gpu, "multiply", p, total));
+}
+
+interface WatchedLayer {
+  input: NdArray;
+  weight: NdArray;
+  gradient: NdArray;
+}
+
+/** What passes add up on the device; kept until `dispose`. */
+interface Sums {
+  /** In the backward of a layer; `first`: the batch's first pass. */
+  layer(layer: WatchedLayer, first: boolean): void;
+  /** After the backward. */
+  gradient(): void;
+  blocks(passes: number): Promise<Block[]>;
+  dispose(): void;
+}
+
+/** Σ g², slice by slice. */
+class DiagonalSums implements Sums {
+  readonly #theta: Theta;
+  readonly #slices: readonly Slice[];
+  readonly #sum: NdArray;
+
+  constructor(theta: Theta, slices: readonly Slice[]) {
+    this.#theta = theta;
+    this.#slices = slices;
+    this.#sum = theta.vector();
+  }
+
+  layer(): void {}
+
+  gradient(): void {
+    const { gpu } = this.#theta.engine;
+    const gradient = this.#theta.gradient();
+    for (const { offset, size } of this.#slices) {
+      const g = new NdArray(gradient.buffer, 4 * offset, [size]);
+      addInto(gpu, new NdArray(this.#sum.buffer, 4 * offset, [size]), unary(gpu, "square", g));
+    }
+  }
+
+  async blocks(passes: number): Promise<Block[]> {
+    return Promise.all(
+      this.#slices.map(async (slice) => {
+        const sum = await readSlices(this.#theta, [slice], this.#sum);
+        return { slices: [slice], curvature: diagonalCurvature(Float64Array.from(sum, (h) => h / passes)) };
+      }),
+    );
+  }
+
+  dispose(): void {
+    this.#theta.release(this.#sum);
+  }
+}
+
+interface Factors {
+  /** Σ xxᵀ [in, in] */
+  xx: NdArray;
+  /** Σ x [in] */
+  x: NdArray;
+  /** Σ ggᵀ [out, out] */
+  gg: NdArray;
+  /** Rows seen. */
+  rows: number;
+}
+
+/** Σ xxᵀ and Σ ggᵀ, layer by layer. */
+class KroneckerSums implements Sums {
+  readonly #theta: Theta;
+  readonly #layers: readonly LinearLayer[];
+  readonly #factors: Factors[];
+
+  constructor(theta: Theta, layers: readonly LinearLayer[]) {
+    const { gpu } = theta.engine;
+    this.#theta = theta;
+    this.#layers = layers;
+    const kept = (shape: number[]) => {
+      const array = empty(gpu, shape, "f32", "laplace");
+      gpu.keep(array.buffer);
+      gpu.clear(array);
+      return array;
+    };
+    this.#factors = layers.map(({ shape: { inputs, outputs } }) => ({
+      xx: kept([inputs, inputs]),
+      x: kept([inputs]),
+      gg: kept([outputs, outputs]),
+      rows: 0,
+    }));
+  }
+
+  layer({ input, weight, gradient }: WatchedLayer, first: boolean): void {
+    const { gpu } = this.#theta.engine;
+    const index = this.#layers.findIndex((layer) => isSlice(this.#theta, layer.weight, weight));
+    const factors = this.#factors[index];
+    if (!factors) return;
+    matmul(gpu, gradient, gradient, "TN", { into: { array: factors.gg, accumulate: true } });
+    if (!first) return;
+    matmul(gpu, input, input, "TN", { into: { array: factors.xx, accumulate: true } });
+    columnSum(gpu, input, { array: factors.x, accumulate: true });
+    factors.rows += input.shape[0] ?? 0;
+  }
+
+  gradient(): void {}
+
+  async blocks(passes: number): Promise<Block[]> {
+    const { gpu } = this.#theta.engine;
+    return Promise.all(
+      this.#layers.map(async ({ weight, bias, shape }, index) => {
+        const { xx, x, gg, rows } = this.#factors[index] as Factors;
+        const [inputs, sum, outputs] = await Promise.all([xx, x, gg].map((array) => readArray(gpu, array)));
+        const m = width(shape);
+        const A = symmetric(m, (r, c) => {
+          if (r === shape.inputs) return c === shape.inputs ? 1 : (sum?.[c] ?? 0) / rows;
+          return (inputs?.[r * shape.inputs + c] ?? 0) / rows;
+        });
+        const G = symmetric(shape.outputs, (r, c) => (outputs?.[r * shape.outputs + c] ?? 0) / passes);
+        const slices = bias ? [weight, bias] : [weight];
+        return { slices, curvature: kroneckerCurvature(A, G, shape), layer: shape };
+      }),
+    );
+  }
+
+  dispose(): void {
+    const { gpu } = this.#theta.engine;
+    for (const { xx, x, gg } of this.#factors) for (const { buffer } of [xx, x, gg]) gpu.release(buffer);
+  }
+}
+
+/** From the lower triangle, c ≤ r. */
+function symmetric(n: number, at: (r: number, c: number) => number): Matrix {
+  const S = new Matrix(n, n);
+  for (let r = 0; r < n; r++) {
+    for (let c = 0; c <= r; c++) {
+      S.set(r, c, at(r, c));
+      S.set(c, r, at(r, c));
+    }
+  }
+  return S;
+}

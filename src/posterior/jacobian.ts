@@ -1,0 +1,127 @@
+/**
+ * @file J Λ⁻¹ Jᵀ of groups of θ, [K, K] for each example. A row of J is a backward pass of one logit of one example, so n
+ * examples cost n·K passes; the root of Λ⁻¹ is applied on the device, and only K² numbers come back.
+ */
+import type { Matrix } from "ml-matrix";
+import type { PackedBatch } from "../data/batches.ts";
+import type { Gpu } from "../gpu/index.ts";
+import { binary, concatColumns, empty, fromHost, matmul, NdArray } from "../kernels/index.ts";
+import { type BlockGaussian, type KroneckerGaussian, width } from "./curvature.ts";
+import type { Block } from "./ggn.ts";
+import type { Laplace } from "./laplace.ts";
+import type { LogitModel } from "./layers.ts";
+import type { GaussianLogits } from "./linearised.ts";
+
+/** Mean and covariance (without the temperature) of a batch's logits. */
+export async function covarianceOfGroups(
+  model: LogitModel<PackedBatch>,
+  { ggn, gaussians }: Laplace,
+  batch: PackedBatch,
+): Promise<GaussianLogits> {
+  const { engine, theta } = model;
+  const { gpu } = engine;
+  const roots = ggn.blocks.map((block, b) => rootOnDevice(gpu, block, gaussians[b] as BlockGaussian));
+  try {
+    const means: Float32Array[] = [];
+    const grams: Float32Array[] = [];
+    for (let row = 0; row < batch.sequences; row++) {
+      const one = sequenceOf(batch, row);
+      const { reads } = engine.step(() => {
+        let logits = model.logits(one); // [1, K]
+        const K = logits.shape[1] as number;
+        const mean = logits.read();
+        const rows = ggn.blocks.map(({ curvature }) => empty(gpu, [K, curvature.size], "f32", "laplace"));
+        for (let k = 0; k < K; k++) {
+          if (k > 0) logits = model.logits(one);
+          theta.zeroGradient();
+          const seed = Float32Array.from({ length: K }, (_, l) => (l === k ? 1 : 0));
+          engine.backward(logits, fromHost(gpu, seed, [1, K]));
+          const gradient = theta.gradient();
+          for (const [b, { slices, curvature }] of ggn.blocks.entries()) {
+            const J = slices.map(({ offset, shape }) => new NdArray(gradient.buffer, 4 * offset, shape));
+            const w = (roots[b] as DeviceRoot).apply(J);
+            const all = rows[b] as NdArray;
+            gpu.copy(w, new NdArray(all.buffer, 4 * k * curvature.size, [curvature.size]));
+          }
+        }
+        const products = empty(gpu, [K, K], "f32", "laplace");
+        for (const [b, w] of rows.entries()) {
+          matmul(gpu, w, w, "NT", { into: { array: products, accumulate: b > 0 } });
+        }
+        return { reads: Promise.all([mean, gpu.read(products)]) };
+      });
+      const [mean, products] = await reads;
+      means.push(mean);
+      grams.push(new Float32Array(products));
+    }
+    const K = (means[0] as Float32Array).length;
+    return { n: batch.sequences, K, mean: flat(means), covariance: flat(grams) };
+  } finally {
+    for (const root of roots) root.dispose();
+  }
+}
+
+function flat(parts: readonly Float32Array[]): Float64Array {
+  return Float64Array.from(parts.flatMap((part) => [...part]));
+}
+
+/** A root R of Λ⁻¹, RRᵀ = Λ⁻¹, on the device. */
+interface DeviceRoot {
+  /** Rᵀ·J, [size], of a block's gradients, slice by slice. */
+  apply(J: readonly NdArray[]): NdArray;
+  dispose(): void;
+}
+
+function rootOnDevice(gpu: Gpu, block: Block, gaussian: BlockGaussian): DeviceRoot {
+  const kept: NdArray[] = [];
+  const keep = (data: Float32Array, shape: readonly number[]) => {
+    const array = fromHost(gpu, data, shape);
+    gpu.keep(array.buffer);
+    kept.push(array);
+    return array;
+  };
+  const dispose = () => {
+    for (const { buffer } of kept) gpu.release(buffer);
+  };
+  if (!isKronecker(gaussian)) {
+    // Of a diagonal block the draw of ones is the root itself.
+    const root = gaussian.draw(new Float64Array(block.curvature.size).fill(1));
+    const array = keep(Float32Array.from(root), [root.length]);
+    return { apply: ([J]) => binary(gpu, "multiply", (J as NdArray).reshape([root.length]), array), dispose };
+  }
+  const m = block.layer ? width(block.layer) : 0;
+  const outputs = block.layer?.outputs ?? 0;
+  const onDevice = (matrix: Matrix) => keep(Float32Array.from(matrix.to1DArray()), [matrix.rows, matrix.columns]);
+  const [U, V] = [onDevice(gaussian.outputs), onDevice(gaussian.inputs)];
+  const scale = keep(
+    Float32Array.from(gaussian.eigenvalues, (value) => 1 / Math.sqrt(value)),
+    [outputs, m],
+  );
+  return {
+    apply([weight, bias]) {
+      const J = bias ? concatColumns(gpu, [weight as NdArray, bias.reshape([outputs, 1])]) : (weight as NdArray);
+      const rotated = matmul(gpu, matmul(gpu, U, J, "TN"), V, "NN"); // UᵀJV [out, in (+1)]
+      return binary(gpu, "multiply", rotated, scale);
+    },
+    dispose,
+  };
+}
+
+function isKronecker(gaussian: BlockGaussian): gaussian is KroneckerGaussian {
+  return "eigenvalues" in gaussian;
+}
+
+/** Sequence b of a batch, as a batch of its own. */
+function sequenceOf({ ids, typeIds, positions, starts }: PackedBatch, b: number): PackedBatch {
+  const [from = 0, to = 0] = [starts[b], starts[b + 1]];
+  const tokens = to - from;
+  return {
+    ids: ids.slice(from, to),
+    typeIds: typeIds.slice(from, to),
+    positions: positions.slice(from, to),
+    starts: Uint32Array.of(0, tokens),
+    tokens,
+    sequences: 1,
+    longest: tokens,
+  };
+}

@@ -1,0 +1,144 @@
+/**
+ * @file Laplace's approximation: p(θ|X) ≈ N(θ̂, T·Λ⁻¹) around the MAP θ̂, with
+ *   Λ = τI + H / T_likelihood,
+ * τ the prior's precision, group by group, and H the curvature of the summed NLL (ggn.ts): all on the scale of log p(θ, X),
+ * with N terms, not on that of their mean. The two temperatures are different things: `temperature` T belongs to the
+ * whole posterior, p(θ|X)^{1/T}, and multiplies the covariance; `likelihoodTemperature` belongs to the likelihood alone.
+ * (MacKay, "A practical Bayesian framework for backpropagation networks", 1992; Daxberger et al., "Laplace redux", 2021.)
+ *
+ *   const H = await ggn(model, batches, { structure: "full" });   one pass over the data
+ *   const state = laplace(H, prior);                              τ and T: no further pass
+ *   const posterior = probit(model, state);                       or linearised, or monteCarlo
+ */
+import { valueFor } from "../autograd/index.ts";
+import { InputError } from "../errors.ts";
+import { Stream } from "../random.ts";
+import type { Prior } from "../train/prior.ts";
+import type { BlockGaussian } from "./curvature.ts";
+import type { Draws, ThetaClassifier } from "./draws.ts";
+import { thetaMembers } from "./draws.ts";
+import type { Block, Ggn } from "./ggn.ts";
+import type { Posterior } from "./posterior.ts";
+
+export interface LaplaceOptions {
+  /** T: of the whole posterior; the covariance is T·Λ⁻¹. Default 1. */
+  temperature?: number | undefined;
+  /** Of the likelihood alone: Λ = τI + H/T. Default 1. */
+  likelihoodTemperature?: number | undefined;
+  /**
+   * τ by group in place of the prior's: what is believable as a prior for sampling, or what the evidence chose, need not
+   * be what was best for MAP. θ̂ stays that of the prior it was trained with.
+   */
+  precisions?: Readonly<Record<string, number>> | undefined;
+}
+
+/** The state: a Gaussian over every block, independent of the others'. */
+export interface Laplace {
+  readonly ggn: Ggn;
+  readonly temperature: number;
+  readonly likelihoodTemperature: number;
+  /** τ of each block. */
+  readonly precisions: readonly number[];
+  /** N(0, Λ⁻¹) of each block: `temperature` is not in it. */
+  readonly gaussians: readonly BlockGaussian[];
+}
+
+/**
+ * The Gaussian for a prior's precisions. Throws InputError: a temperature that is not above 0, a block whose slices have
+ * different precisions or an infinite one, a Λ that is not positive definite (which group, its smallest eigenvalue).
+ */
+export function laplace(ggn: Ggn, prior: Pick<Prior, "precision">, options: LaplaceOptions = {}): Laplace {
+  const { temperature = 1, likelihoodTemperature = 1, precisions = {} } = options;
+  for (const [name, value] of Object.entries({ temperature, likelihoodTemperature })) {
+    if (!(value > 0 && Number.isFinite(value))) {
+      throw new InputError(`laplace: ${name} is ${value} (expected a number above 0). 1 is Bayes' rule.`);
+    }
+  }
+  const taus = ggn.blocks.map((block) => precisionOf(block, prior, precisions));
+  return {
+    ggn,
+    temperature,
+    likelihoodTemperature,
+    precisions: taus,
+    gaussians: ggn.blocks.map((block, b) =>
+      block.curvature.gaussian(taus[b] as number, 1 / likelihoodTemperature, groupOf(block)),
+    ),
+  };
+}
+
+/** What a block is called: the general group that its slices are of. */
+export function groupOf({ slices: [slice] }: Pick<Block, "slices">): string {
+  return slice?.groups.at(-1) ?? slice?.key ?? "";
+}
+
+function precisionOf(block: Block, prior: Pick<Prior, "precision">, own: Readonly<Record<string, number>>): number {
+  const taus = new Set(block.slices.map((slice) => valueFor(slice, own) ?? prior.precision(slice)));
+  const [tau = 0] = taus;
+  if (taus.size > 1) {
+    throw new InputError(
+      `laplace: weight and bias of ${block.slices[0]?.key} have different prior precisions (${[...taus].join(", ")}). Give them one.`,
+    );
+  }
+  if (!(tau >= 0 && tau < Number.POSITIVE_INFINITY)) {
+    throw new InputError(`laplace: prior precision of ${groupOf(block)} is ${tau} (expected 0 or more, and finite).`);
+  }
+  return tau;
+}
+
+/**
+ * S draws of θ: θ̂ + √T Λ^{−½} z. Made when they are read and not held; draw s is the same whenever it is read, and
+ * whatever S is. Throws InputError unless S is a whole number ≥ 1.
+ */
+export function laplaceDraws({ ggn, gaussians, temperature }: Laplace, { S, seed = 0 }: DrawOptions): Draws {
+  expectDraws(S);
+  const { blocks, center } = ggn;
+  const slices = blocks.flatMap((block) => block.slices);
+  // A Gaussian's numbers are in the order of its block; `Draws` are in θ's order.
+  const order = [...slices].sort((a, b) => a.offset - b.offset);
+  return {
+    size: S,
+    slices: order,
+    read(s) {
+      const parts = new Map<(typeof slices)[number], Float32Array>();
+      for (const [b, block] of blocks.entries()) {
+        const stream = new Stream(seed, "laplace draw", s, b);
+        const mean = center[b] as Float32Array;
+        const z = Float64Array.from(mean, () => stream.normal());
+        const delta = (gaussians[b] as BlockGaussian).draw(z);
+        const value = Float32Array.from(mean, (m, i) => m + Math.sqrt(temperature) * (delta[i] as number));
+        let at = 0;
+        for (const slice of block.slices) {
+          parts.set(slice, value.subarray(at, at + slice.size));
+          at += slice.size;
+        }
+      }
+      const all = new Float32Array(order.reduce((sum, { size }) => sum + size, 0));
+      let at = 0;
+      for (const slice of order) {
+        all.set(parts.get(slice) as Float32Array, at);
+        at += slice.size;
+      }
+      return all;
+    },
+  };
+}
+
+export interface DrawOptions {
+  /** S ≥ 1 */
+  S: number;
+  seed?: number;
+}
+
+/** Throws InputError unless S is a whole number ≥ 1. */
+export function expectDraws(S: number): void {
+  if (!Number.isSafeInteger(S) || S < 1) throw new InputError(`members: ${S} (expected a whole number from 1).`);
+}
+
+/**
+ * The average over S draws of θ itself: the network, not its linearisation. For the head. Draws of encoder groups under
+ * an isotropic prior are mostly destroyed networks, since their volume, not their distance from μ, is what is sampled:
+ * encoder groups take `linearised` (linearised.ts).
+ */
+export function monteCarlo(model: ThetaClassifier, state: Laplace, options: DrawOptions): Posterior {
+  return thetaMembers(model, laplaceDraws(state, options));
+}

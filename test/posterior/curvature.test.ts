@@ -1,0 +1,135 @@
+/** @file The three structures of a curvature and their Gaussians, against Λ written out in full and inverted (checks 13, 14). */
+import { determinant, inverse, Matrix } from "ml-matrix";
+import { describe, expect, test } from "vitest";
+import {
+  type BlockGaussian,
+  curvatureBytes,
+  diagonalCurvature,
+  expectRoom,
+  fullCurvature,
+  kroneckerCurvature,
+  type LayerShape,
+  parametersOf,
+  placeOf,
+  width,
+} from "../../src/posterior/curvature.ts";
+import { randn } from "../kernels/harness.ts";
+
+const SHAPE: LayerShape = { inputs: 3, outputs: 2, bias: true };
+const P = parametersOf(SHAPE);
+
+/** A random positive definite matrix. */
+function definite(seed: number, n: number): Matrix {
+  const R = new Matrix(n, n);
+  randn(seed, n * n).forEach((x, i) => {
+    R.set(Math.floor(i / n), i % n, x);
+  });
+  const S = R.mmul(R.transpose());
+  return Matrix.add(S, S.transpose()).div(2);
+}
+
+/** (A ⊗ G)[(o, i), (q, j)] = G[o, q] A[i, j] in the block's order. */
+function kroneckerProduct(A: Matrix, G: Matrix): Matrix {
+  const H = new Matrix(P, P);
+  for (let o = 0; o < SHAPE.outputs; o++)
+    for (let i = 0; i < width(SHAPE); i++)
+      for (let q = 0; q < SHAPE.outputs; q++)
+        for (let j = 0; j < width(SHAPE); j++)
+          H.set(placeOf(SHAPE, o, i), placeOf(SHAPE, q, j), G.get(o, q) * A.get(i, j));
+  return H;
+}
+
+/** Everything that a Gaussian says, against Λ itself, inverted by elimination. */
+function expectGaussian(gaussian: BlockGaussian, precision: Matrix): void {
+  const near = (a: number, b: number) => expect(Math.abs(a - b)).toBeLessThan(1e-9 * (1 + Math.abs(b)));
+  const covariance = inverse(precision);
+  near(gaussian.logDet, Math.log(determinant(precision)));
+  near(gaussian.traceInverse, covariance.trace());
+  // The draws of the unit vectors are the columns of a root R, RRᵀ = Λ⁻¹.
+  const R = new Matrix(P, P);
+  for (let c = 0; c < P; c++) {
+    const column = gaussian.draw(Float64Array.from({ length: P }, (_, i) => (i === c ? 1 : 0)));
+    column.forEach((value, r) => {
+      R.set(r, c, value);
+    });
+  }
+  const product = R.mmul(R.transpose());
+  for (let r = 0; r < P; r++) for (let c = 0; c < P; c++) near(product.get(r, c), covariance.get(r, c));
+  const x = [0.3, -1.2, 2];
+  const found = gaussian.outputCovariance(x);
+  for (let o = 0; o < 2; o++) {
+    for (let q = 0; q < 2; q++) {
+      let sum = 0;
+      for (const [i, a] of [...x, 1].entries())
+        for (const [j, b] of [...x, 1].entries())
+          sum += a * b * covariance.get(placeOf(SHAPE, o, i), placeOf(SHAPE, q, j));
+      near(found[o * 2 + q]!, sum);
+    }
+  }
+}
+
+const tau = 0.7;
+const plus = (H: Matrix, scale: number) => Matrix.add(Matrix.mul(H, scale), Matrix.eye(P, P, tau));
+
+describe("Λ = τI + sH (checks 13 and 14)", () => {
+  for (const scale of [1, 0.25]) {
+    test(`full, s = ${scale}`, () => {
+      const H = definite(1, P);
+      expectGaussian(fullCurvature(H, SHAPE).gaussian(tau, scale, "head"), plus(H, scale));
+    });
+
+    test(`diagonal, s = ${scale}`, () => {
+      const h = Float64Array.from(randn(2, P), Math.abs);
+      const H = Matrix.diag([...h]);
+      expectGaussian(diagonalCurvature(h, SHAPE).gaussian(tau, scale, "head"), plus(H, scale));
+    });
+
+    test(`kronecker, s = ${scale}: τ is added exactly`, () => {
+      const [A, G] = [definite(3, width(SHAPE)), definite(4, SHAPE.outputs)];
+      const H = kroneckerProduct(A, G);
+      const gaussian = kroneckerCurvature(A, G, SHAPE).gaussian(tau, scale, "head");
+      expectGaussian(gaussian, plus(H, scale));
+    });
+  }
+
+  test("a singular H is made definite by any τ > 0", () => {
+    const v = Matrix.columnVector([1, -1, 0, 2, 0, 0, 1, 0]);
+    const H = v.mmul(v.transpose());
+    expect(fullCurvature(H).gaussian(1e-3, 1, "head").logDet).toBeCloseTo(7 * Math.log(1e-3) + Math.log(7.001), 9);
+  });
+});
+
+describe("what is refused", () => {
+  const v = Matrix.columnVector([1, -1, 0, 2, 0, 0, 1, 0]);
+  const rankOne = v.mmul(v.transpose());
+
+  test("a precision that is not positive definite: the group, its smallest eigenvalue, what to do", () => {
+    expect(() => fullCurvature(rankOne).gaussian(0, 1, "head")).toThrow(
+      /precision of head is not positive definite \(smallest eigenvalue -?\d.*e-\d\d?.*, prior precision 0\)\. Give head a prior precision above 0/,
+    );
+    const indefinite = Matrix.add(rankOne, Matrix.eye(P, P, -2));
+    // v is an eigenvector of 7 − 2, all else −2; with τ = ½ that is −1.5.
+    expect(() => fullCurvature(indefinite).gaussian(0.5, 1, "layer.3")).toThrow(
+      /of layer\.3 .*smallest eigenvalue -1\.50, prior precision 0\.5\)\. Give layer\.3 a higher/,
+    );
+    expect(() => diagonalCurvature(Float64Array.of(2, 0, 1)).gaussian(0, 1, "head")).toThrow(
+      /smallest eigenvalue 0\.00/,
+    );
+    const A = v.subMatrix(0, 3, 0, 0).mmul(v.subMatrix(0, 3, 0, 0).transpose());
+    expect(() => kroneckerCurvature(A, definite(4, 2), SHAPE).gaussian(0, 1, "head")).toThrow(/not positive definite/);
+    expect(kroneckerCurvature(A, definite(4, 2), SHAPE).gaussian(0.1, 1, "head").logDet).toBeGreaterThan(-25);
+  });
+
+  test("what would not fit, with what would: 150 classes take under 100 MB, but not in full", () => {
+    const many = [{ inputs: 384, outputs: 150, bias: true }];
+    expect(curvatureBytes("kronecker", many)).toBeLessThan(100e6);
+    expect(curvatureBytes("diagonal", many)).toBeLessThan(100e6);
+    expect(() => expectRoom("kronecker", many, {})).not.toThrow();
+    expect(() => expectRoom("full", many, {})).toThrow(
+      "laplace: full over 57750 parameters takes 80042 MB (at most 100 MB). What fits: kronecker (4.6 MB), diagonal (0.92 MB); or raise the limit.",
+    );
+    expect(() => expectRoom("diagonal", many, { maxBytes: 1e5 })).toThrow(/Choose fewer groups; or raise the limit/);
+    // Two classes on MiniLM: what the default is made for.
+    expect(curvatureBytes("full", [{ inputs: 384, outputs: 2, bias: true }])).toBeLessThan(15e6);
+  });
+});

@@ -14,5 +14,6 @@ export * from "./reduce.ts";
 export * from "./rows.ts";
 export * from "./segment.ts";
 export * from "./softmax.ts";
+export * from "./swag.ts";
 export * from "./terms.ts";
 export * from "./update.ts";

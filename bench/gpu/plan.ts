@@ -22,7 +22,7 @@ export interface Plan {
   kernels: "all" | "few";
   /** Configuration in Hugging Face's names, and the batches: lengths of their sequences. */
   model: Readonly<Record<string, string | number>>;
-  batches: Readonly<Record<string, readonly number[]>>;
+  batches: readonly (readonly number[])[];
   /** Timed rounds of each case, of which the median counts, and the milliseconds that a round is made to last. */
   rounds: number;
   round: number;
@@ -78,7 +78,10 @@ export const QUICK: Plan = {
     num_attention_heads: 2,
     intermediate_size: 64,
   },
-  batches: { "1024": [5, 3], "213": [4, 1] },
+  batches: [
+    [5, 3],
+    [4, 1],
+  ],
   rounds: 3,
   round: 1,
 };

@@ -131,7 +131,7 @@ class Bert(torch.nn.Module):
 
 def steps():
     model = WORK["model"]
-    for lengths in WORK["batches"].values():
+    for lengths in WORK["batches"]:
         rows, longest = len(lengths), max(lengths)
         ids = torch.randint(model["vocab_size"], (rows, longest), device=DEVICE)
         sizes = torch.tensor(lengths, device=DEVICE)

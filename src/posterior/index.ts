@@ -9,7 +9,15 @@ export {
 } from "./calibration.ts";
 export type { KroneckerGaussian, LayerShape, Structure } from "./curvature.ts";
 export { type Chains, type Diagnosis, diagnose, effectiveSampleSize, splitRhat } from "./diagnostics.ts";
-export { type Draws, heldDraws, readSlices, type ThetaClassifier, thetaMembers, writeSlices } from "./draws.ts";
+export {
+  type Draws,
+  heldDraws,
+  readSlices,
+  type ThetaClassifier,
+  thetaMembers,
+  trainedSlices,
+  writeSlices,
+} from "./draws.ts";
 export {
   type Evidence,
   type EvidenceGroup,
@@ -37,6 +45,7 @@ export {
 export { combine, type Predictive } from "./predictive.ts";
 export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
 export { type Cycle, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";
+export { Swag, type SwagOptions, swag } from "./swag.ts";
 export {
   fitTemperature,
   type LabelledLogits,

@@ -1,0 +1,151 @@
+/**
+ * @file SWAG: training goes on at a constant rate, and the points that it passes make a Gaussian (Maddox et al. 2019), mean
+ * θ̄, diagonal and the last K deviations. What the data leave open shows as the width of the path, so its draws are
+ * networks that work, of the encoder too. Several such Gaussians, one to a mode, are multi-SWAG (Wilson, Izmailov 2020).
+ */
+import type { Slice, Theta } from "../autograd/index.ts";
+import type { Example, PackedBatch } from "../data/batches.ts";
+import { InputError } from "../errors.ts";
+import { type NdArray, swagCollect, swagDraw } from "../kernels/index.ts";
+import { Stream, streamKey } from "../random.ts";
+import { Trainer } from "../train/fit.ts";
+import type { LogPosterior } from "../train/objective.ts";
+import type { Optimizer } from "../train/optimizers.ts";
+import { type Source, whole } from "../train/source.ts";
+import { type Draws, readSlices, writeSlices } from "./draws.ts";
+
+export interface SwagOptions {
+  /** At its rate, without warm-up or decay. */
+  optimizer: Optimizer;
+  /** Points of the path, from 2. */
+  points: number;
+  /** Steps between points. */
+  every: number;
+  /** Steps before the first point's `every`: an optimiser without moments has to find its pace; default `every`. */
+  burnIn?: number | undefined;
+  /** K, the deviations kept: each is a vector as long as θ. 0 or 1: diagonal only. Default 10. */
+  rank?: number | undefined;
+  batch: number;
+  seed?: number | undefined;
+  signal?: AbortSignal | undefined;
+  /** Hears the points that were collected. */
+  progress?: ((points: number) => void) | undefined;
+  warn?: ((line: string) => void) | undefined;
+}
+
+/** The Gaussian, on the device. It holds (3 + K) vectors of θ's length: dispose of it. */
+export class Swag {
+  /** What its draws cover: all that is not frozen. */
+  readonly slices: readonly Slice[];
+  readonly #theta: Theta;
+  readonly #mean: NdArray;
+  readonly #m2: NdArray;
+  readonly #drawn: NdArray;
+  readonly #rank: number;
+  readonly #deviations: NdArray[] = [];
+  #points = 0;
+
+  constructor(theta: Theta, rank: number) {
+    whole("rank", rank, 0);
+    this.slices = theta.layout.slices.filter((slice) => !theta.isFrozen(slice));
+    this.#theta = theta;
+    this.#rank = rank;
+    [this.#mean, this.#m2, this.#drawn] = [theta.vector(), theta.vector(), theta.vector()];
+  }
+
+  get points(): number {
+    return this.#points;
+  }
+
+  /** Takes in θ as it is now. */
+  collect(): void {
+    const full = this.#deviations.length >= Math.max(1, this.#rank);
+    // The oldest deviation makes room for the newest.
+    const deviation = full ? (this.#deviations.shift() as NdArray) : this.#theta.vector();
+    this.#points++;
+    const { gpu } = this.#theta.engine;
+    swagCollect(gpu, this.#theta.values, { mean: this.#mean, m2: this.#m2 }, deviation, this.#points);
+    this.#deviations.push(deviation);
+  }
+
+  /** θ̄ of the slices, as a draw has it. */
+  mean(): Promise<Float32Array> {
+    return readSlices(this.#theta, this.slices, this.#mean);
+  }
+
+  /** S draws of N(θ̄, T·Σ), made as they are read; draw s is the same for the same seed. InputError: fewer than two points. */
+  draws(S: number, { seed = 0, temperature = 1 } = {}): Draws {
+    whole("members", S, 1);
+    if (this.#points < 2) throw new InputError(`SWAG: ${this.#points} points (expected two or more). Collect more.`);
+    if (!(temperature >= 0 && Number.isFinite(temperature)))
+      throw new InputError(`temperature: ${temperature} (expected a number from 0).`);
+    const deviations = this.#rank > 1 ? this.#deviations : [];
+    const gaussian = { mean: this.#mean, m2: this.#m2, points: this.#points, deviations };
+    return {
+      size: S,
+      slices: this.slices,
+      read: (s) => {
+        const stream = new Stream(seed, "swag weights", s);
+        const weights = deviations.map(() => stream.normal());
+        const key = streamKey(seed, "swag draw", s);
+        swagDraw(this.#theta.engine.gpu, gaussian, this.#drawn, { key, weights, temperature });
+        return readSlices(this.#theta, this.slices, this.#drawn);
+      },
+    };
+  }
+
+  dispose(): void {
+    for (const vector of [this.#mean, this.#m2, this.#drawn, ...this.#deviations.splice(0)])
+      this.#theta.release(vector);
+  }
+}
+
+/**
+ * Trains on from where θ stands and collects; θ is afterwards what it was. Throws InputError for an option out of range,
+ * DivergedError where the path leaves the finite numbers.
+ */
+export async function swag<B = PackedBatch>(
+  target: LogPosterior<B>,
+  data: Source<B> | (PackedBatch extends B ? readonly Example[] : never),
+  options: SwagOptions,
+): Promise<Swag> {
+  const { optimizer, points, every, burnIn = every, rank = 10, batch, seed = 0, signal, progress, warn } = options;
+  whole("points", points, 2);
+  whole("every", every, 1);
+  whole("burn-in", burnIn, 0);
+  const { theta } = target.model;
+  const steps = burnIn + points * every;
+  const found = new Swag(theta, rank);
+  const start = await readSlices(theta, found.slices);
+  const stop = new AbortController();
+  const due = (step: number) => step > burnIn && (step - burnIn) % every === 0;
+  let trainer: Trainer<B> | undefined;
+  try {
+    trainer = new Trainer(target, data, {
+      optimizer,
+      epochs: Math.ceil(steps / Math.ceil(data.length / batch)),
+      batch,
+      // Another order and other masks than those of the training before.
+      seed: streamKey(seed, "swag path")[0],
+      schedule: "constant",
+      warmup: 0,
+      settle: due,
+      signal: AbortSignal.any([stop.signal, ...(signal ? [signal] : [])]),
+      ...(warn ? { warn } : {}),
+    });
+    for await (const { step } of trainer.run()) {
+      if (step > steps) break;
+      if (!due(step)) continue;
+      found.collect();
+      progress?.(found.points);
+      if (step === steps) stop.abort();
+    }
+    return found;
+  } catch (error) {
+    found.dispose();
+    throw error;
+  } finally {
+    trainer?.dispose();
+    writeSlices(theta, found.slices, start);
+  }
+}

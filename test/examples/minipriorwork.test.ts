@@ -5,11 +5,14 @@ import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
 import * as mini from "../../examples/minipriorwork.ts";
 import { Engine } from "../../src/autograd/index.ts";
+import { effectiveSampleSize } from "../../src/posterior/diagnostics.ts";
 import { evidence } from "../../src/posterior/evidence.ts";
 import { ggn } from "../../src/posterior/ggn.ts";
 import { laplace, laplaceDraws } from "../../src/posterior/laplace.ts";
 import { readLastLayer } from "../../src/posterior/layers.ts";
 import { covarianceOfLastLayer, probitLogits } from "../../src/posterior/linearised.ts";
+import { sgld } from "../../src/posterior/samplers.ts";
+import { trajectory } from "../../src/posterior/trajectory.ts";
 import { type FitOptions, Trainer } from "../../src/train/fit.ts";
 import { logPosterior } from "../../src/train/objective.ts";
 import { sgd } from "../../src/train/optimizers.ts";
@@ -139,6 +142,32 @@ describe("library and twin", () => {
       expect(found.logEvidence).toBeCloseTo(mini.evidence(target, gauss), 4);
       // Two parameters, fourteen films: Laplace is off by what the table shows.
       expect(Math.abs(found.logEvidence - mini.quadrature(target).evidence)).toBeLessThan(0.07);
+    });
+  });
+
+  test("the same SGLD: draws with the twin's moments and predictions", async () => {
+    // A large step, so that few steps go far: its bias, about hλ/2 of the variance, is the same in both.
+    const lr = 1;
+    const twin = mini.sgld(target, { lr, steps: 200_000 });
+    const { mean, deviation } = mini.moments(twin);
+    await inLibrary(async ({ target: posterior }) => {
+      const options = { groups: ["encoder"], draws: 500, thin: 3, burnIn: 60, batch: N, seed: 3 };
+      const sampler = (seed: number) => sgld({ lr, N, seed });
+      const draws: mini.Draw[] = [];
+      for await (const { values } of trajectory(posterior, rowSource(ROWS), { ...options, sampler })) {
+        draws.push({ theta: [values[0] ?? Number.NaN, values[1] ?? Number.NaN], weight: 1 });
+      }
+      expect(draws.length).toBe(500);
+      const found = mini.moments(draws);
+      for (const k of [0, 1] as const) {
+        const ess = effectiveSampleSize([draws.map(({ theta }) => theta[k])]);
+        expect(ess).toBeGreaterThan(200);
+        // Four standard errors of a mean, and of a standard deviation, of that many independent draws.
+        expect(Math.abs(found.mean[k] - mean[k])).toBeLessThan((4 * deviation[k]) / Math.sqrt(ess));
+        expect(Math.abs(found.deviation[k] - deviation[k])).toBeLessThan((4 * deviation[k]) / Math.sqrt(2 * ess));
+      }
+      // The probabilities have a deviation of about .1 over the draws: four standard errors.
+      for (const x of [2, -4]) expect(Math.abs(mini.predict(draws, x) - mini.predict(twin, x))).toBeLessThan(0.03);
     });
   });
 });

@@ -10,17 +10,8 @@ import { readTable } from "../data/load.ts";
 import type { Table } from "../data/tables.ts";
 import { inert, quoteList } from "../data/text.ts";
 import { InputError } from "../errors.ts";
-import { BertForSequenceClassification } from "../model/bert.ts";
-import {
-  adam,
-  adamW,
-  type FitOptions,
-  gaussianPrior,
-  logPosterior,
-  type Optimizer,
-  type Prior,
-  sgd,
-} from "../train/index.ts";
+import { logPosterior } from "../train/index.ts";
+import { fitOptions, loadFor, priorOf } from "./classifier.ts";
 import { withEngine } from "./device.ts";
 import { metricsTable } from "./evaluate.ts";
 import { examplesOf, lengthFor } from "./examples.ts";
@@ -33,7 +24,7 @@ import { checkPhase, posteriorPhase } from "./posterior-phase.ts";
 import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
-import { adjusted, type Folder, hasHead, type LoadedClassifier, openModelFolder, report } from "./source.ts";
+import { type Folder, hasHead, openModelFolder } from "./source.ts";
 import { Training } from "./training.ts";
 
 export async function finetune(raw: RawFlags, io: Io): Promise<void> {
@@ -130,14 +121,16 @@ async function train(
   out: Output,
 ): Promise<void> {
   if (earlier !== undefined) for (const note of takeUpChoices(engine.gpu, earlier)) out.note(note);
-  const model = await load(engine, options, folder, data, out);
+  const reload = (seed: number, out?: Output) => loadFor(engine, { ...options, seed }, folder, data, out);
+  const model = await reload(options.seed, out);
   const prior = priorOf(model, options);
   const trainable = trainableParameters(model.theta);
   const examples = data.dev ?? data.train;
-  const measureOn = (what: string, ifInterrupted = RESUME): Promise<EvaluateJson> => {
-    const posterior = posteriorOf(model, options.method, options.members, options.seed);
+  const measureOf = (of: typeof model, what: string, ifInterrupted = RESUME): Promise<EvaluateJson> => {
+    const posterior = posteriorOf(of, options.method, options.members, options.seed);
     return measure(posterior, examples, { what, out, ifInterrupted });
   };
+  const measureOn = (what: string, ifInterrupted?: string) => measureOf(model, what, ifInterrupted);
   const profile = options.profile ? await StepProfile.begin(engine.gpu, out) : undefined;
   const target = logPosterior(model, prior, { N: data.train.length });
   checkPhase(target, options);
@@ -174,7 +167,7 @@ async function train(
     at = training.restoreBest();
     out.note(`step ${at.step} was best on dev and is saved; its dev numbers were selected on the same examples`);
   }
-  const posterior = await posteriorPhase({ model, target, data: data.train, options, out });
+  const posterior = await posteriorPhase({ model, target, data: data.train, options, out, reload, measure: measureOf });
   const after = "after training";
   const measured = posterior
     ? await measure(posterior, examples, { what: after, out, ifInterrupted: RESUME })
@@ -209,62 +202,6 @@ async function train(
       `${lines}\n\n${saved.steps} steps in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,
     );
     out.text(`run: ${options.out}\nnext: priorwork predict --run ${options.out} --text "…"`);
-  }
-}
-
-async function load(
-  engine: Engine,
-  options: FinetuneOptions,
-  folder: Folder,
-  { labels, newHead }: Data,
-  out: Output,
-): Promise<LoadedClassifier> {
-  const checkpoint = adjusted(folder, { dropout: options.dropout, newHead });
-  const model = await BertForSequenceClassification.load(engine, checkpoint, {
-    labels,
-    seed: options.seed,
-    scratch: options.method === "scratch",
-    recompute: options.recompute,
-    ...(options.readout === undefined ? {} : { readout: options.readout }),
-    ...(options.head === undefined ? {} : { head: options.head }),
-  });
-  report(model.report, out);
-  if (options.readout === undefined && model.readout.name !== "pooler") {
-    const why = folder.storedReadout === undefined ? "the checkpoint has no pooler" : "as config.json says";
-    out.note(`readout ${model.readout.name}: ${why}`);
-  }
-  const { hiddenDropout, attentionDropout, classifierDropout } = model.config;
-  if (options.method === "dropout" && hiddenDropout === 0 && attentionDropout === 0 && !classifierDropout) {
-    throw new InputError(
-      "--method dropout: config.json has no dropout, so all members would be the same. Give, say, --dropout 0.1.",
-    );
-  }
-  return model;
-}
-
-function priorOf(model: LoadedClassifier, { precisions }: FinetuneOptions): Prior {
-  return gaussianPrior(
-    model,
-    Object.fromEntries(Object.entries(precisions).map(([group, precision]) => [group, { precision }])),
-  );
-}
-
-/** Only what training needs: `dropout` is a probability there and a switch here. */
-function fitOptions(options: FinetuneOptions): FitOptions {
-  const { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip } = options;
-  return { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, optimizer: optimizerOf(options) };
-}
-
-function optimizerOf({ optimizer, lr, headLr, weightDecay }: FinetuneOptions): Optimizer {
-  switch (optimizer) {
-    case "adam":
-      return adam({ lr, headLr });
-    case "adamw":
-      return adamW({ lr, headLr, decay: weightDecay });
-    case "sgd":
-      return sgd({ lr, headLr });
-    default:
-      return optimizer satisfies never;
   }
 }
 

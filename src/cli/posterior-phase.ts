@@ -3,9 +3,9 @@
  * predicts. An interrupted phase is begun anew by `--resume`, from the trained θ: its draws are named by the seed.
  */
 import { join } from "node:path";
+import type { PackedBatch } from "../data/batches.ts";
 import { writeFileAtomic } from "../data/files.ts";
 import { InterruptedError } from "../errors.ts";
-import type { BertForSequenceClassification } from "../model/bert.ts";
 import {
   type Diagnosis,
   diagnose,
@@ -18,17 +18,16 @@ import {
   thetaMembers,
   trajectory,
 } from "../posterior/index.ts";
-import type { LogPosterior, Trainer } from "../train/index.ts";
+import type { LogPosterior } from "../train/index.ts";
+import type { ModeContext } from "./another-mode.ts";
 import type { FinetuneOptions, SamplerOptions } from "./options.ts";
-import type { Output } from "./output.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
+import type { LoadedClassifier } from "./source.ts";
 
-export interface PhaseContext<B> {
-  model: BertForSequenceClassification;
-  target: LogPosterior<B>;
-  data: ConstructorParameters<typeof Trainer<B>>[1];
-  options: FinetuneOptions;
-  out: Output;
+export interface PhaseContext extends ModeContext {
+  /** The run's own model, at its mode. */
+  model: LoadedClassifier;
+  target: LogPosterior<PackedBatch>;
 }
 
 /** Throws InputError for what the phase would refuse: before anything is trained or written. */
@@ -37,7 +36,7 @@ export function checkPhase<B>(target: LogPosterior<B>, { sampler }: FinetuneOpti
 }
 
 /** Runs the phase of a method that has one; `Posterior` is what the run predicts with from now on, undefined for the others. */
-export async function posteriorPhase<B>(context: PhaseContext<B>): Promise<Posterior | undefined> {
+export async function posteriorPhase(context: PhaseContext): Promise<Posterior | undefined> {
   const { options, model } = context;
   const { sampler } = options;
   if (sampler === undefined) return undefined;
@@ -47,7 +46,7 @@ export async function posteriorPhase<B>(context: PhaseContext<B>): Promise<Poste
 }
 
 /** Chains of SGLD or SGHMC, their draws and their trace. */
-async function sampling<B>({ target, data, options, out }: PhaseContext<B>, sampler: SamplerOptions): Promise<void> {
+async function sampling({ target, data, options, out }: PhaseContext, sampler: SamplerOptions): Promise<void> {
   const { method, members, seed, batch } = options;
   const { groups, lr, temperature, burnIn, thin, chains, friction } = sampler;
   const slices = sampledSlices(target, groups);

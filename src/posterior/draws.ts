@@ -37,6 +37,11 @@ export function heldDraws(slices: readonly Slice[], values: readonly Float32Arra
   return { size: values.length, slices, read: (s) => values[s] as Float32Array };
 }
 
+/** The slices that train: those that are not frozen. */
+export function trainedSlices(theta: Theta): Slice[] {
+  return theta.layout.slices.filter((slice) => !theta.isFrozen(slice));
+}
+
 /** The numbers that θ, or another vector of its layout, has in some slices, as a draw has them. */
 export async function readSlices(theta: Theta, slices: readonly Slice[], vector = theta.values): Promise<Float32Array> {
   const { gpu } = theta.engine;

@@ -1,0 +1,76 @@
+/**
+ * @file From the options of `finetune` to what it trains: the model with its head, the prior around it, and what the
+ * trainer is told. A method that trains more than one model makes each of them here, from its own seed.
+ */
+import type { Engine } from "../autograd/index.ts";
+import { InputError } from "../errors.ts";
+import { BertForSequenceClassification } from "../model/bert.ts";
+import { adam, adamW, type FitOptions, gaussianPrior, type Optimizer, type Prior, sgd } from "../train/index.ts";
+import type { FinetuneOptions } from "./options.ts";
+import type { Output } from "./output.ts";
+import { adjusted, type Folder, type LoadedClassifier, report } from "./source.ts";
+
+/** What the table's labels ask of the head. */
+export interface HeadNeeds {
+  labels: readonly string[];
+  /** True: the checkpoint's head is for other labels and is left out. */
+  newHead: boolean;
+}
+
+/** The model as a run begins with it. `out` hears what loading has to say; left out where that was said before. */
+export async function loadFor(
+  engine: Engine,
+  options: FinetuneOptions,
+  folder: Folder,
+  { labels, newHead }: HeadNeeds,
+  out?: Output,
+): Promise<LoadedClassifier> {
+  const checkpoint = adjusted(folder, { dropout: options.dropout, newHead });
+  const model = await BertForSequenceClassification.load(engine, checkpoint, {
+    labels,
+    seed: options.seed,
+    scratch: options.method === "scratch",
+    recompute: options.recompute,
+    ...(options.readout === undefined ? {} : { readout: options.readout }),
+    ...(options.head === undefined ? {} : { head: options.head }),
+  });
+  if (out) report(model.report, out);
+  if (options.readout === undefined && model.readout.name !== "pooler") {
+    const why = folder.storedReadout === undefined ? "the checkpoint has no pooler" : "as config.json says";
+    out?.note(`readout ${model.readout.name}: ${why}`);
+  }
+  const { hiddenDropout, attentionDropout, classifierDropout } = model.config;
+  if (options.method === "dropout" && hiddenDropout === 0 && attentionDropout === 0 && !classifierDropout) {
+    throw new InputError(
+      "--method dropout: config.json has no dropout, so all members would be the same. Give, say, --dropout 0.1.",
+    );
+  }
+  return model;
+}
+
+/** The prior around a model as it was loaded. Groups at precision inf are frozen in it from here on. */
+export function priorOf(model: LoadedClassifier, { precisions }: FinetuneOptions): Prior {
+  return gaussianPrior(
+    model,
+    Object.fromEntries(Object.entries(precisions).map(([group, precision]) => [group, { precision }])),
+  );
+}
+
+/** Only what training needs: `dropout` is a probability there and a switch here. */
+export function fitOptions(options: FinetuneOptions): FitOptions {
+  const { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip } = options;
+  return { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, optimizer: optimizerOf(options) };
+}
+
+function optimizerOf({ optimizer, lr, headLr, weightDecay }: FinetuneOptions): Optimizer {
+  switch (optimizer) {
+    case "adam":
+      return adam({ lr, headLr });
+    case "adamw":
+      return adamW({ lr, headLr, decay: weightDecay });
+    case "sgd":
+      return sgd({ lr, headLr });
+    default:
+      return optimizer satisfies never;
+  }
+}

@@ -5,7 +5,13 @@
  */
 import { f32, type Gpu, grid, type Tile, type View } from "../gpu/index.ts";
 import { empty, expectShape, type Into, type NdArray, target } from "./array.ts";
-import { finishColumns, rowBlock } from "./colsum.ts";
+import { columnSum, finishColumns, rowBlock } from "./colsum.ts";
+
+/**
+ * Of the backward: "subgroup" finds dx, dgamma and dbeta in one pass, "plain" in two, everywhere. A wish of tests and
+ * benches: where there are no subgroups, the plain one runs.
+ */
+export type LayerNormFamily = "subgroup" | "plain";
 
 export interface LayerNormResult {
   y: NdArray;
@@ -57,6 +63,7 @@ export function layerNormBackward(
   gamma: NdArray,
   stats: NdArray,
   into: { gamma?: Into | undefined; beta?: Into | undefined } = {},
+  family = familyOf(gpu),
 ): { dx: NdArray; dgamma: NdArray; dbeta: NdArray } {
   const op = "layerNorm.backward";
   const dims = expectRows(op, x, { gamma });
@@ -66,9 +73,27 @@ export function layerNormBackward(
   const dx = empty(gpu, x.shape, "f32", op);
   const dgamma = target(gpu, op, [c], into.gamma);
   const dbeta = target(gpu, op, [c], into.beta);
-  launch(gpu, op, "backward", x, [dy, x, stats, gamma, dx]);
-
   const { width, tile } = layout(c);
+  const size = gpu.adapter.subgroupSize;
+  if (family === "subgroup" && size > 0) {
+    const blocks = Math.ceil(rows / size);
+    const sums = [dgamma, dbeta].map((into) => ({ array: empty(gpu, [blocks, c], "f32", op), into }));
+    gpu.dispatch({
+      op,
+      shader: "layernorm_subgroup",
+      entry: "backward",
+      tile: { ...tile, SIZE: size },
+      bindings: [dy, x, stats, gamma, dx, ...sums.map(({ array }) => array)],
+      params: [rows, width, size],
+      grid: grid(blocks),
+    });
+    for (const { array, into } of sums) {
+      columnSum(gpu, array, into);
+      gpu.release(array.buffer);
+    }
+    return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
+  }
+  launch(gpu, op, "backward", x, [dy, x, stats, gamma, dx]);
   const block = rowBlock(rows);
   const blocks = Math.ceil(rows / block);
   const gammaSums = empty(gpu, [blocks, c], "f32", op);
@@ -88,6 +113,11 @@ export function layerNormBackward(
   gpu.release(gammaSums.buffer);
   gpu.release(betaSums.buffer);
   return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
+}
+
+/** Measured on lavapipe (bench/NOTES.md): 1.3 times as fast. GPUs load what all lanes share once by themselves. */
+function familyOf(gpu: Gpu): LayerNormFamily {
+  return gpu.adapter.kind === "software" ? "subgroup" : "plain";
 }
 
 /** vec4 where the rows divide into them, else single numbers. */

@@ -4,6 +4,7 @@
  */
 import * as jax from "@jax-js/jax";
 import { ADAM, type Algebra, type Input, type Peer, type Prepared, Refusal, resultNames, type Task } from "./peer.ts";
+import { rested } from "./rest.ts";
 
 const { nn, numpy: np, lax } = jax;
 type Arr = jax.Array;
@@ -58,8 +59,8 @@ function prepare(device: GPUDevice, task: Task, inputs: Record<string, Input>): 
       const before = results;
       results = step(held);
       jax.tree.dispose(before);
-      await jax.blockUntilReady(results); // compiles and submits what is pending
-      await device.queue.onSubmittedWorkDone();
+      await rested(jax.blockUntilReady(results)); // compiles and submits what is pending
+      await rested(device.queue.onSubmittedWorkDone());
     },
     read: async (names) => {
       const read: Record<string, ArrayLike<number>> = {};

@@ -6,6 +6,7 @@ import { setFlagsFromString } from "node:v8";
 import type * as Ort from "onnxruntime-web";
 import { OnnxGraph } from "./onnx.ts";
 import { type Input, type Peer, type Prepared, Refusal, type Task } from "./peer.ts";
+import { rested } from "./rest.ts";
 
 const OPTIONS: Ort.InferenceSession.SessionOptions = {
   executionProviders: ["webgpu"],
@@ -61,7 +62,7 @@ function prepare(
     run: async () => {
       result?.dispose();
       result = (await session.run(feeds)).y;
-      await device.queue.onSubmittedWorkDone();
+      await rested(device.queue.onSubmittedWorkDone());
     },
     read: async () => {
       if (!result) throw new Error("nothing has been run");

@@ -6,6 +6,7 @@ import { createRequire } from "node:module";
 import * as tf from "@tensorflow/tfjs-core";
 import "@tensorflow/tfjs-backend-webgpu";
 import { ADAM, type Algebra, type Input, type Peer, type Prepared, Refusal, resultNames, type Task } from "./peer.ts";
+import { rested } from "./rest.ts";
 
 type Tensors = Record<string, tf.Tensor>;
 
@@ -68,7 +69,7 @@ function prepare(backend: Backend, task: Task, inputs: Record<string, Input>): P
         backend.endComputePassEncoder();
         backend.submitQueue();
       }
-      await backend.queue.onSubmittedWorkDone();
+      await rested(backend.queue.onSubmittedWorkDone());
     },
     read: async (names) => {
       const read: Record<string, ArrayLike<number>> = {};

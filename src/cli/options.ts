@@ -8,6 +8,7 @@ import { quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { type HeadSpec, WIDEST_HEAD } from "../model/bert.ts";
 import { READOUTS } from "../model/readout.ts";
+import { type MethodOptions, methodOptions } from "./method-options.ts";
 import {
   choiceValue,
   numberValue,
@@ -21,9 +22,9 @@ import {
 /** Flags as the argument parser leaves them: text where a value was given, true or false where none is taken. */
 export type RawFlags = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
-export const METHODS = ["mle", "map", "frozen", "scratch", "dropout", "sgld", "sghmc"] as const;
+export const METHODS = ["mle", "map", "frozen", "scratch", "dropout", "sgld", "sghmc", "swag"] as const;
 export type Method = (typeof METHODS)[number];
-const LATER_METHODS = ["swag", "ensemble", "laplace"];
+const LATER_METHODS = ["ensemble", "laplace"];
 const TASKS = ["classify"] as const;
 const LATER_TASKS = ["tokens", "regress", "regression", "pairs", "rank", "qa", "choice", "multilabel", "similarity"];
 
@@ -42,22 +43,7 @@ export interface LengthOptions {
   onLong: "truncate" | "refuse";
 }
 
-/** How a sampler walks once θ is trained. */
-export interface SamplerOptions {
-  /** What moves; the rest stays at the mode. */
-  groups: string[];
-  /** h, on J. */
-  lr: number;
-  /** T of the whole posterior. */
-  temperature: number;
-  burnIn: number;
-  thin: number;
-  chains: number;
-  /** SGHMC's α. */
-  friction: number;
-}
-
-export interface FinetuneOptions extends LengthOptions {
+export interface FinetuneOptions extends LengthOptions, MethodOptions {
   model: string;
   train: string;
   dev: string | undefined;
@@ -85,8 +71,6 @@ export interface FinetuneOptions extends LengthOptions {
   shuffle: boolean;
   /** Sub-models that predict. */
   members: number;
-  /** Of `sgld` and `sghmc`. */
-  sampler: SamplerOptions | undefined;
   /** Evaluate on dev after every epoch, after the last step, or every K steps too. */
   evaluate: "every" | "last" | number;
   select: "last" | "best";
@@ -103,7 +87,7 @@ export interface FinetuneOptions extends LengthOptions {
 export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 };
 export const DEFAULT_MEMBERS = 16;
 /** Methods that predict with many sub-models. */
-const MANY: readonly Method[] = ["dropout", "sgld", "sghmc"];
+const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag"];
 export const MEMBERS = { min: 1, max: 4096, example: "16" };
 
 /** The text of a flag, or undefined. */
@@ -207,7 +191,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     shuffle: raw.shuffle !== false,
     members: membersOption(raw) ?? (MANY.includes(method) ? DEFAULT_MEMBERS : 1),
-    sampler: samplerOptions(raw, method),
+    ...methodOptions(raw, method),
     evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
     select,
     out: textFlag(raw, "out") ?? `runs/${stem(train)}-${method}`,
@@ -301,36 +285,6 @@ function rate(flag: string, text: string, example: string): number {
   return numberValue(flag, text, { min: 0, above: true, max: 1e9, example });
 }
 
-/** Flags of the samplers; an InputError where the method has no use for one that was given. */
-function samplerOptions(raw: RawFlags, method: Method): SamplerOptions | undefined {
-  const flags = { sample: "--sample", sampleLr: "--sample-lr", temperature: "--temperature", burnIn: "--burn-in", thin: "--thin", chains: "--chains", friction: "--friction" }; // biome-ignore format: a table
-  if (method !== "sgld" && method !== "sghmc") {
-    for (const [key, flag] of Object.entries(flags)) {
-      const text = textFlag(raw, key);
-      if (text === undefined) continue;
-      refuse(flag, text, `--method ${method} draws no samples`, "Leave it out, or choose --method sgld or sghmc.");
-    }
-    return undefined;
-  }
-  if (method === "sgld" && textFlag(raw, "friction") !== undefined)
-    refuse("--friction", String(raw.friction), "SGLD has no velocity", "Leave it out, or choose --method sghmc.");
-  const value = (key: string, otherwise: string) => textFlag(raw, key) ?? otherwise;
-  const groups = value("sample", "head")
-    .split(",")
-    .map((group) => group.trim())
-    .filter((group) => group !== "");
-  if (groups.length === 0) refuse("--sample", value("sample", ""), "names no group", "Give, say, head.");
-  return {
-    groups,
-    lr: rate("--sample-lr", value("sampleLr", method === "sghmc" ? ".005" : ".02"), ".02"),
-    temperature: numberValue("--temperature", value("temperature", "1"), { min: 0, example: "1" }),
-    burnIn: wholeValue("--burn-in", value("burnIn", "500"), { min: 0, max: 1e7, example: "500" }),
-    thin: wholeValue("--thin", value("thin", "50"), { min: 1, max: 1e6, example: "50" }),
-    chains: wholeValue("--chains", value("chains", "2"), { min: 1, max: 64, example: "2" }),
-    friction: numberValue("--friction", value("friction", ".1"), { min: 0, above: true, max: 1, example: "0.1" }),
-  };
-}
-
 function evaluateOption(text: string): "every" | "last" | number {
   if (/^[+-]?\d/.test(text)) return wholeValue("--evaluate", text, { min: 1, example: "100" });
   return choiceValue<"every" | "last">("--evaluate", text, ["every", "last"]);
@@ -359,6 +313,7 @@ export function precisionsFor(method: Method, given: Precisions | undefined): Pr
     case "dropout":
     case "sgld":
     case "sghmc":
+    case "swag":
       return { ...DEFAULT_PRECISIONS, ...given };
     default:
       return method satisfies never;

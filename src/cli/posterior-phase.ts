@@ -20,9 +20,11 @@ import {
 } from "../posterior/index.ts";
 import type { LogPosterior } from "../train/index.ts";
 import type { ModeContext } from "./another-mode.ts";
-import type { FinetuneOptions, SamplerOptions } from "./options.ts";
+import type { SamplerOptions } from "./method-options.ts";
+import type { FinetuneOptions } from "./options.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
 import type { LoadedClassifier } from "./source.ts";
+import { swagPhase } from "./swag-phase.ts";
 
 export interface PhaseContext extends ModeContext {
   /** The run's own model, at its mode. */
@@ -38,9 +40,9 @@ export function checkPhase<B>(target: LogPosterior<B>, { sampler }: FinetuneOpti
 /** Runs the phase of a method that has one; `Posterior` is what the run predicts with from now on, undefined for the others. */
 export async function posteriorPhase(context: PhaseContext): Promise<Posterior | undefined> {
   const { options, model } = context;
-  const { sampler } = options;
-  if (sampler === undefined) return undefined;
-  await sampling(context, sampler);
+  if (options.sampler) await sampling(context, options.sampler);
+  else if (options.swag) await swagPhase(context, options.swag);
+  else return undefined;
   const record = readPosterior(options.out);
   return record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);
 }

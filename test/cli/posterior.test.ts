@@ -80,6 +80,21 @@ describe("a run of a sampler", () => {
     expect(JSON.parse((await evaluate("sghmc")).stdout)).toMatchObject(json(at("sghmc/metrics.json")));
   });
 
+  test("by SWAG: draws of all that was trained, from two modes; the run's own θ is MAP's", async () => {
+    const flags = ["--method", "swag", "--points", "3", "--rank", "2", "--modes", "2"];
+    const command = finetune("swag", ...flags).filter(
+      (word, i, all) => !/--(burn-in|thin)/.test(`${word} ${all[i - 1]}`),
+    );
+    expect((await run(command)).code).toBe(0);
+    const record = json(at("swag/posterior/posterior.json"));
+    expect(record.covers.length).toBeGreaterThan(30);
+    // 28 rows in batches of 8: a point an epoch of 4 steps. Five draws are 3 + 2.
+    expect(record.settings).toMatchObject({ points: 3, every: 4, modes: 2, draws: 5 });
+    expect(record.members).toHaveLength(5);
+    expect(readFileSync(at("map/model.safetensors"))).toEqual(readFileSync(at("swag/model.safetensors")));
+    expect(JSON.parse((await evaluate("swag")).stdout)).toMatchObject(json(at("swag/metrics.json")));
+  });
+
   test("interrupted while it samples, is not finished; --resume samples anew and ends as if nothing had been", async () => {
     const command = finetune("cut", "--method", "sgld");
     let seen = false;
@@ -103,8 +118,8 @@ describe("a run of a sampler", () => {
 describe("refused with a sentence", () => {
   const cases: [string, string[], string][] = [
     ["S = 0", ["--method", "sgld", "--members", "0"], "--members 0"],
-    ["a sampler's flag without a sampler", ["--thin", "2"], "--thin 2: --method map draws no samples"],
-    ["friction for SGLD", ["--method", "sgld", "--friction", ".1"], "--friction .1: SGLD has no velocity"],
+    ["a sampler's flag without a sampler", ["--thin", "2"], "--thin 2: --method map does not use it"],
+    ["friction for SGLD", ["--method", "sgld", "--friction", ".1"], "--friction .1: --method sgld does not use it"],
     ["a group that is not there", ["--method", "sgld", "--sample", "haed"], "Did you mean head?"],
     ["a step of 0", ["--method", "sgld", "--sample-lr", "0"], "--sample-lr 0"],
     ["a flat prior", ["--method", "sgld", "--prior-precision", "head=0"], "has a flat prior"],

@@ -1,0 +1,106 @@
+/**
+ * @file Flags of the methods that keep many θ. Each flag belongs to some methods; given with another it is refused, so that
+ * nobody believes in a temperature that nothing has read.
+ */
+import type { Method, RawFlags } from "./options.ts";
+import { numberValue, refuse, wholeValue } from "./values.ts";
+
+/** How a sampler walks once θ is trained. */
+export interface SamplerOptions {
+  /** What moves; the rest stays at the mode. */
+  groups: string[];
+  /** h, on J. */
+  lr: number;
+  /** T of the whole posterior. */
+  temperature: number;
+  burnIn: number;
+  thin: number;
+  chains: number;
+  /** SGHMC's α. */
+  friction: number;
+}
+
+/** How SWAG's path is walked and drawn from. */
+export interface SwagFlags {
+  points: number;
+  /** Steps between points; undefined: an epoch. */
+  every: number | undefined;
+  rank: number;
+  temperature: number;
+  /** Modes, each with a Gaussian of its own: more than one is multi-SWAG. */
+  modes: number;
+}
+
+export interface MethodOptions {
+  /** Of `sgld` and `sghmc`. */
+  sampler: SamplerOptions | undefined;
+  swag: SwagFlags | undefined;
+}
+
+/** Key → flag and the methods that read it. */
+const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
+  sample: ["--sample", ["sgld", "sghmc"]],
+  sampleLr: ["--sample-lr", ["sgld", "sghmc"]],
+  temperature: ["--temperature", ["sgld", "sghmc", "swag"]],
+  burnIn: ["--burn-in", ["sgld", "sghmc"]],
+  thin: ["--thin", ["sgld", "sghmc"]],
+  chains: ["--chains", ["sgld", "sghmc"]],
+  friction: ["--friction", ["sghmc"]],
+  points: ["--points", ["swag"]],
+  every: ["--every", ["swag"]],
+  rank: ["--rank", ["swag"]],
+  modes: ["--modes", ["swag"]],
+};
+
+/** All of them; an InputError for a value that is not one, or a flag that the method does not read. */
+export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
+  const given = (key: string) => {
+    const value = raw[key];
+    return typeof value === "string" ? value : undefined;
+  };
+  for (const [key, [flag, methods]] of Object.entries(FLAGS)) {
+    const text = given(key);
+    if (text === undefined || methods.includes(method)) continue;
+    const others = methods.join(" or ");
+    refuse(flag, text, `--method ${method} does not use it`, `Leave it out, or choose --method ${others}.`);
+  }
+  const value = (key: string, otherwise: string) => given(key) ?? otherwise;
+  const above = (key: string, flag: string, otherwise: string, max = 1e9) =>
+    numberValue(flag, value(key, otherwise), { min: 0, above: true, max, example: otherwise });
+  const whole = (key: string, flag: string, otherwise: string, min: number, max: number) =>
+    wholeValue(flag, value(key, otherwise), { min, max, example: otherwise });
+  const temperature = numberValue("--temperature", value("temperature", "1"), { min: 0, example: "1" });
+  return {
+    sampler:
+      method === "sgld" || method === "sghmc"
+        ? {
+            groups: groupsOf(value("sample", "head")),
+            lr: above("sampleLr", "--sample-lr", method === "sghmc" ? "0.005" : "0.02"),
+            temperature,
+            burnIn: whole("burnIn", "--burn-in", "500", 0, 1e7),
+            thin: whole("thin", "--thin", "50", 1, 1e6),
+            chains: whole("chains", "--chains", "2", 1, 64),
+            friction: above("friction", "--friction", "0.1", 1),
+          }
+        : undefined,
+    swag:
+      method === "swag"
+        ? {
+            points: whole("points", "--points", "20", 2, 1e6),
+            every: given("every") === undefined ? undefined : whole("every", "--every", "16", 1, 1e6),
+            rank: whole("rank", "--rank", "10", 0, 1000),
+            temperature,
+            modes: whole("modes", "--modes", "1", 1, 64),
+          }
+        : undefined,
+  };
+}
+
+function groupsOf(text: string): string[] {
+  const groups = text
+    .split(",")
+    .map((group) => group.trim())
+    .filter((group) => group !== "");
+  if (groups.length === 0) refuse("--sample", text, "names no group", "Give, say, head.");
+  return groups;
+}

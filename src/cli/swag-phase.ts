@@ -1,0 +1,61 @@
+/**
+ * @file `--method swag`: from the run's mode training goes on at its own rate, and S draws of the Gaussian that the path
+ * makes are kept; with `--modes M` from M modes, each with its share of the draws (multi-SWAG).
+ */
+import { InterruptedError } from "../errors.ts";
+import { readSlices, swag, writeSlices } from "../posterior/index.ts";
+import { streamKey } from "../random.ts";
+import { anotherMode } from "./another-mode.ts";
+import { fitOptions } from "./classifier.ts";
+import type { SwagFlags } from "./method-options.ts";
+import { PosteriorWriter } from "./posterior-folder.ts";
+import type { PhaseContext } from "./posterior-phase.ts";
+
+const RESUME = "Run the same command with --resume to draw anew.";
+
+/** Draws, written to the run's posterior. θ is afterwards the run's own. */
+export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promise<void> {
+  const { model, target, data, options, out } = context;
+  const { members, seed, batch } = options;
+  const { points, rank, temperature, modes } = flags;
+  const every = flags.every ?? Math.ceil(data.length / batch);
+  const { theta } = model;
+  const slices = theta.layout.slices.filter((slice) => !theta.isFrozen(slice));
+  const writer = new PosteriorWriter(options.out, slices);
+  const own = await readSlices(theta, slices);
+  try {
+    for (let mode = 0; mode < modes; mode++) {
+      const name = modes === 1 ? "SWAG" : `SWAG ${mode + 1} of ${modes}`;
+      if (mode > 0) {
+        const what = `training mode ${mode + 1} of ${modes}`;
+        writeSlices(theta, slices, await anotherMode(context, { seed: seed + mode, what, ifInterrupted: RESUME }));
+      }
+      const bar = out.progress(name, points);
+      const found = await swag(target, data, {
+        optimizer: fitOptions(options).optimizer,
+        points,
+        every,
+        rank,
+        batch,
+        seed: seed + mode,
+        signal: out.io.signal,
+        progress: (done) => bar.update(done),
+        warn: () => {}, // said when the run began
+      }).finally(() => out.end());
+      try {
+        if (out.io.signal.aborted)
+          throw new InterruptedError(`interrupted (${name}, ${found.points} of ${points} points). ${RESUME}`);
+        // The members shared out among the modes, the first ones taking one more where it does not come out even.
+        const share = Math.floor(members / modes) + (mode < members % modes ? 1 : 0);
+        if (share === 0) continue;
+        const draws = found.draws(share, { seed: streamKey(seed, "swag", mode)[0], temperature });
+        for (let s = 0; s < share; s++) writer.add(await draws.read(s));
+      } finally {
+        found.dispose();
+      }
+    }
+  } finally {
+    writeSlices(theta, slices, own);
+  }
+  writer.finish("swag", { points, every, rank, temperature, modes, draws: members, seed });
+}

@@ -290,6 +290,16 @@ export function rows(x: Tensor, index: NdArray): Tensor {
   );
 }
 
+/** Row i of segment m times v[m]: x [S·n, C] in S segments of n rows, v [S, C] → [S·n, C]. */
+export function rowScale(x: Tensor, v: Tensor): Tensor {
+  const { gpu } = x.engine;
+  const [X, V] = [x.array, v.array];
+  return x.engine.record("rowScale", [x, v], k.rowScale(gpu, X, V), (dy, [dx, dv]) => {
+    dx!.accept(() => k.rowScale(gpu, dy, V));
+    dv!.accept((into) => k.rowScaleBackward(gpu, dy, X, V.shape[0] as number, into));
+  });
+}
+
 /** Mean over each sequence: x [N, C], starts u32 [B+1] → [B, C]. */
 export function segmentMean(x: Tensor, starts: NdArray): Tensor {
   const { gpu } = x.engine;

@@ -12,6 +12,7 @@ export * from "./live.ts";
 export * from "./matmul.ts";
 export * from "./reduce.ts";
 export * from "./rows.ts";
+export * from "./rowscale.ts";
 export * from "./segment.ts";
 export * from "./softmax.ts";
 export * from "./swag.ts";

@@ -228,6 +228,13 @@ describe("gradient check of every operation", () => {
       [x, y],
     ],
     rows: [(a) => ops.rows(a!, fromHost(gpu(), Uint32Array.of(4, 0, 1))), [x]],
+    rowScale: [
+      (a, v) => ops.rowScale(a!, v!),
+      [
+        { shape: [6, c], data: randn(14, 6 * c) },
+        { shape: [3, c], data: randn(15, 3 * c) },
+      ],
+    ],
     segmentMean: [(a) => ops.segmentMean(a!, starts()), [x]],
     segmentMax: [(a) => ops.segmentMax(a!, starts()), [x]],
     concat: [(a, b) => ops.concat([a!, b!]), [x, { shape: [n, 3], data: randn(10, n * 3) }]],

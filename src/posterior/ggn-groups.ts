@@ -41,8 +41,9 @@ export async function groupsGgn<B>(
   const chosen = theta.layout.slices.filter(
     (slice) => !theta.isFrozen(slice) && slice.groups.some((group) => groups.includes(group)),
   );
-  const { layers, K } = layersOf(model, batches[0] as B);
-  const linears = layers
+  // A diagonal needs no layers, and so no forward of its own: it takes one pass over the data.
+  const found = structure === "diagonal" ? undefined : layersOf(model, batches[0] as B);
+  const linears = (found?.layers ?? [])
     .filter(({ weight }) => chosen.includes(weight))
     .map((l) =>
       !l.bias || chosen.includes(l.bias) ? l : { ...l, bias: undefined, shape: { ...l.shape, bias: false } },
@@ -57,8 +58,8 @@ export async function groupsGgn<B>(
   expectRoom(structure, structure === "diagonal" ? covered.map(flat) : linears.map(({ shape }) => shape), options);
 
   const sums = structure === "diagonal" ? new DiagonalSums(theta, covered) : new KroneckerSums(theta, linears);
-  const everyClass = draws === undefined && structure === "kronecker";
-  const passes = draws ?? (everyClass ? K : 1);
+  const everyClass = draws === undefined && found !== undefined;
+  const passes = draws ?? found?.K ?? 1;
   let examples = 0;
   try {
     for (const [index, batch] of batches.entries()) {
@@ -68,7 +69,7 @@ export async function groupsGgn<B>(
         const n = engine.step(() => {
           theta.zeroGradient();
           const logits = model.logits(batch);
-          const [n = 0] = logits.shape;
+          const [n = 0, K = 0] = logits.shape;
           const epsilon = Float32Array.from({ length: n * K }, (_, i) => sign(i % K));
           const v = fisherSeed(engine.gpu, logits.array, fromHost(engine.gpu, epsilon, [n, K]));
           const backward = (layer: WatchedLayer) => sums.layer(layer, pass === 0);

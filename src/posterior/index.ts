@@ -1,5 +1,15 @@
 /** @file From θ to predictions: one model, or many small ones inside it. */
 export {
+  anchorNoise,
+  drawAnchor,
+  exponentialWeights,
+  featureCosine,
+  KEPT_FEATURES,
+  type MemberName,
+  perturbedTargets,
+  weighExamples,
+} from "./anchored.ts";
+export {
   bootstrapEces,
   eceInterval,
   type Interval,
@@ -18,6 +28,7 @@ export {
   trainedSlices,
   writeSlices,
 } from "./draws.ts";
+export { type EnsembleOptions, ensemble, type Subject } from "./ensemble.ts";
 export {
   type Evidence,
   type EvidenceGroup,
@@ -30,7 +41,14 @@ export {
   nextPrecision,
 } from "./evidence.ts";
 export { type Block, type Ggn, type GgnOptions, ggn } from "./ggn.ts";
-export { type Laplace, type LaplaceOptions, laplace, laplaceDraws, monteCarlo } from "./laplace.ts";
+export {
+  type Laplace,
+  type LaplaceOptions,
+  laplace,
+  laplaceDraws,
+  type MonteCarloOptions,
+  monteCarlo,
+} from "./laplace.ts";
 export type { LogitModel } from "./layers.ts";
 export { type GaussianLogits, gaussianLogits, linearised, probit } from "./linearised.ts";
 export { type DropoutMembersOptions, dropoutMembers, pointEstimate } from "./members.ts";
@@ -55,3 +73,4 @@ export {
   temperatureScaled,
 } from "./temperature.ts";
 export { drawsOf, sampledSlices, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "./trajectory.ts";
+export { featureCosine, LEAST_COSINE, volumeWarning } from "./volume.ts";

@@ -15,10 +15,10 @@ import { InputError } from "../errors.ts";
 import { Stream } from "../random.ts";
 import type { Prior } from "../train/prior.ts";
 import type { BlockGaussian } from "./curvature.ts";
-import type { Draws, ThetaClassifier } from "./draws.ts";
-import { thetaMembers } from "./draws.ts";
+import { type Draws, type ThetaClassifier, thetaMembers } from "./draws.ts";
 import type { Block, Ggn } from "./ggn.ts";
 import type { Posterior } from "./posterior.ts";
+import { featureCosine, volumeWarning } from "./volume.ts";
 
 export interface LaplaceOptions {
   /** T: of the whole posterior; the covariance is T·Λ⁻¹. Default 1. */
@@ -134,11 +134,32 @@ export function expectDraws(S: number): void {
   if (!Number.isSafeInteger(S) || S < 1) throw new InputError(`members: ${S} (expected a whole number from 1).`);
 }
 
+export interface MonteCarloOptions extends DrawOptions {
+  /** Receives a warning where draws do not keep the features (volume.ts); default `console.warn`. */
+  warn?: (line: string) => void;
+}
+
 /**
  * The average over S draws of θ itself: the network, not its linearisation. For the head. Draws of encoder groups under
- * an isotropic prior are mostly destroyed networks, since their volume, not their distance from μ, is what is sampled:
- * encoder groups take `linearised` (linearised.ts).
+ * an isotropic prior are mostly destroyed networks, since their volume, not their distance from μ, is what is sampled
+ * (the first batch's features are compared, and a warning says so): encoder groups take `linearised` (linearised.ts).
  */
-export function monteCarlo(model: ThetaClassifier, state: Laplace, options: DrawOptions): Posterior {
-  return thetaMembers(model, laplaceDraws(state, options));
+export function monteCarlo(model: ThetaClassifier, state: Laplace, options: MonteCarloOptions): Posterior {
+  const { warn = (line) => console.warn(`warning: ${line}`) } = options;
+  const draws = laplaceDraws(state, options);
+  const members = thetaMembers(model, draws);
+  let checked = false;
+  return {
+    members: members.members,
+    async logits(batches, progress) {
+      const [first] = batches;
+      if (!checked && first) {
+        checked = true;
+        const groups = [...new Set(draws.slices.flatMap(({ groups }) => groups.at(-1) ?? []))];
+        const line = volumeWarning(await featureCosine(model, draws, first), groups);
+        if (line) warn(line);
+      }
+      return members.logits(batches, progress);
+    },
+  };
 }

@@ -1,15 +1,5 @@
 /** @file From θ to predictions: one model, or many small ones inside it. */
 export {
-  anchorNoise,
-  drawAnchor,
-  exponentialWeights,
-  featureCosine,
-  KEPT_FEATURES,
-  type MemberName,
-  perturbedTargets,
-  weighExamples,
-} from "./anchored.ts";
-export {
   bootstrapEces,
   eceInterval,
   type Interval,
@@ -28,7 +18,6 @@ export {
   trainedSlices,
   writeSlices,
 } from "./draws.ts";
-export { type EnsembleOptions, ensemble, type Subject } from "./ensemble.ts";
 export {
   type Evidence,
   type EvidenceGroup,
@@ -73,4 +62,3 @@ export {
   temperatureScaled,
 } from "./temperature.ts";
 export { drawsOf, sampledSlices, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "./trajectory.ts";
-export { featureCosine, LEAST_COSINE, volumeWarning } from "./volume.ts";

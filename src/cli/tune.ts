@@ -199,12 +199,12 @@ function wrongElement(c: Float32Array, { rows, exact, bound }: Rows, N: number):
   return undefined;
 }
 
-export async function tune(raw: RawFlags, io: Io): Promise<void> {
+/** `shapes`: for tests. */
+export async function tune(raw: RawFlags, io: Io, shapes = tunedShapes()): Promise<void> {
   const out = new Output(io, raw.json === true);
   const gpu = await openGpu({ adapter: io.env.PRIORWORK_ADAPTER });
   try {
     out.adapter(gpu.adapter);
-    const shapes = tunedShapes();
     const outcomes: Outcome[] = [];
     const bar = out.progress("tuning", shapes.length);
     for (const product of shapes) {

@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { takeUpChoices } from "../../src/cli/run-record.ts";
-import { contestOn, type Product, tunedShapes, tuneShape } from "../../src/cli/tune.ts";
+import { contestOn, type Product, tune, tunedShapes, tuneShape } from "../../src/cli/tune.ts";
 import { loadTuned, storeTuned, tunedRemark } from "../../src/cli/tuned.ts";
 import { type Choice, choicesInForce, useChoices } from "../../src/kernels/matmul-choice.ts";
 import { ableFamilies, type Family } from "../../src/kernels/matmul-families.ts";
@@ -255,6 +255,56 @@ describe("a run", () => {
     } finally {
       useChoices(g, undefined);
     }
+  });
+});
+
+describe("the command", () => {
+  const shapes: Product[] = [product, { layout: "TN", G: 2, M: 20, N: 12, K: 5 }];
+  const world = () => {
+    const written = { stdout: "", stderr: "" };
+    const interrupted = new AbortController();
+    const io = {
+      stdout: { write: (text: string) => (written.stdout += text) },
+      stderr: { write: (text: string) => (written.stderr += text) },
+      env: { ...env, PRIORWORK_ADAPTER: process.env.PRIORWORK_ADAPTER },
+      signal: interrupted.signal,
+      now: () => performance.now(),
+    };
+    return { written, interrupted, io };
+  };
+
+  test("measures, prints one document, and stores what is then in force", async () => {
+    rmSync(cache, { recursive: true, force: true });
+    const { written, io } = world();
+    await tune({ json: true }, io, shapes);
+    const { adapter, file, choices } = JSON.parse(written.stdout);
+    expect(adapter.name).toBe(gpu().adapter.name);
+    expect(written.stderr).toMatch(/^adapter: /);
+    expect(choices.map(({ layout, G, M }: Choice) => [layout, G, M])).toEqual([
+      ["NN", 1, 64],
+      ["TN", 2, 20],
+    ]);
+    for (const { layout, G, M, N, K, families, milliseconds } of choices) {
+      const able = ableFamilies(gpu().adapter, layout, { M, N, K });
+      expect([...families].sort(), `${layout} ${G}`).toEqual(able.sort());
+      for (const family of families) expect(milliseconds[family]).toBeGreaterThan(0);
+    }
+    try {
+      expect(loadTuned(gpu(), env).tuned?.file).toBe(file);
+      expect(choicesInForce(gpu())).toMatchObject(
+        choices.map(({ milliseconds: _, ...choice }: Choice & { milliseconds: unknown }) => choice),
+      );
+    } finally {
+      useChoices(gpu(), undefined);
+    }
+  });
+
+  test("stores nothing when it is interrupted", async () => {
+    rmSync(cache, { recursive: true, force: true });
+    const { interrupted, io } = world();
+    interrupted.abort();
+    await expect(tune({}, io, shapes)).rejects.toThrow("nothing was stored");
+    expect(existsSync(cache)).toBe(false);
   });
 });
 

@@ -2,7 +2,9 @@
 // than rest at its top. ∇J = g + s·(θ − μ), s = τ/N, as in update.wgsl; t = T/N is the temperature on J's scale.
 //   sgld (Welling, Teh 2011):       θ ← θ − h·∇J + √(2ht)·z
 //   sghmc (Chen, Fox, Guestrin 2014, eq. 15):
-//                                   u ← (1 − α)·u − h·∇J + √(2αht)·z,  θ ← θ + u;  a resampled u is first √(ht)·z'
+//                                   u ← (1 − α)·u − h·∇J + √(2αht)·z,  θ ← θ + u
+//     drawn anew:                   u ← √(ht)·z − ½h·∇J,  θ ← θ + u: velocities live half a step before their positions,
+//                                   and a whole kick at once would leave a variance too small by a fifteenth and more
 // z is standard normal, a function of (key, element): element 4q + j of θ takes word j of threefry(key, (q, 0 … 1)), so
 // the noise does not depend on how θ is cut. Padding takes none: a launch covers `count` real numbers. If a gradient was
 // not finite (status[0]) nothing changes. A thread owns PER vec4 that lie a workgroup apart.
@@ -78,9 +80,9 @@ fn normalOf(bits: vec4u) -> vec4f {
   return select(z, -z, (bits & vec4u(1u)) == vec4u(1u));
 }
 
-/// Four standard normals for the vec4 with number q of θ; `stream` tells uses of one key apart.
-fn normals(q: u32, stream: u32) -> vec4f {
-  return normalOf(vec4u(threefry2x32(p.key, vec2u(q, 2u * stream)), threefry2x32(p.key, vec2u(q, 2u * stream + 1u))));
+/// Four standard normals for the vec4 with number q of θ.
+fn normals(q: u32) -> vec4f {
+  return normalOf(vec4u(threefry2x32(p.key, vec2u(q, 0u)), threefry2x32(p.key, vec2u(q, 1u))));
 }
 
 /// z where there is a number, 0 in the padding behind the last.
@@ -97,7 +99,7 @@ fn sgld(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3
     if (at >= (p.count + 3u) / 4u) { break; }
     let old = theta[at];
     let g = grad[at] + p.priorScale * (old - mu[at]);
-    theta[at] = old - p.rate * g + p.noise * real(normals(p.quad + at, 0u), at);
+    theta[at] = old - p.rate * g + p.noise * real(normals(p.quad + at), at);
   }
   if (w == 0u && t == 0u && p.step != 0u) { status[2] = p.step; }
 }
@@ -111,9 +113,9 @@ fn sghmc(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec
     if (at >= (p.count + 3u) / 4u) { break; }
     let old = theta[at];
     let g = grad[at] + p.priorScale * (old - mu[at]);
-    var before = u[at];
-    if (p.resample != 0.0) { before = p.resample * real(normals(p.quad + at, 1u), at); }
-    let now = (1.0 - p.friction) * before - p.rate * g + p.noise * real(normals(p.quad + at, 0u), at);
+    let z = real(normals(p.quad + at), at);
+    var now = p.resample * z - 0.5 * p.rate * g;
+    if (p.resample == 0.0) { now = (1.0 - p.friction) * u[at] - p.rate * g + p.noise * z; }
     u[at] = now;
     theta[at] = old + now;
   }
@@ -129,7 +131,7 @@ fn fill(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3
   for (var i = 0u; i < PER; i++) {
     let at = (w * PER + i) * 64u + t;
     if (at >= (p.count + 3u) / 4u) { break; }
-    y[at] = p.noise * real(normals(p.quad + at, 0u), at);
+    y[at] = p.noise * real(normals(p.quad + at), at);
   }
 }
 

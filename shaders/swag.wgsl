@@ -87,9 +87,9 @@ fn normalOf(bits: vec4u) -> vec4f {
   return select(z, -z, (bits & vec4u(1u)) == vec4u(1u));
 }
 
-/// Four standard normals for the vec4 with number q of θ; `stream` tells uses of one key apart.
-fn normals(q: u32, stream: u32) -> vec4f {
-  return normalOf(vec4u(threefry2x32(p.key, vec2u(q, 2u * stream)), threefry2x32(p.key, vec2u(q, 2u * stream + 1u))));
+/// Four standard normals for the vec4 with number q of θ.
+fn normals(q: u32) -> vec4f {
+  return normalOf(vec4u(threefry2x32(p.key, vec2u(q, 0u)), threefry2x32(p.key, vec2u(q, 1u))));
 }
 
 @group(0) @binding(0) var<storage, read> center: array<vec4f>;          // [count / 4]
@@ -103,7 +103,7 @@ fn draw(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3
     let at = (w * PER + i) * 64u + t;
     if (at >= p.count / 4u) { break; }
     // Rounding may leave a sum of squares just below 0.
-    drawn[at] = center[at] + p.factor * sqrt(max(squares[at], vec4f())) * normals(p.quad + at, 0u);
+    drawn[at] = center[at] + p.factor * sqrt(max(squares[at], vec4f())) * normals(p.quad + at);
   }
 }
 

@@ -24,7 +24,7 @@ export interface LangevinOptions {
   temperature: number;
   /** α of SGHMC, 0 … 1. */
   friction?: number | undefined;
-  /** True: SGHMC's u is first drawn anew from N(0, h·t). */
+  /** True: SGHMC's u is drawn anew from N(0, h·t), and takes half a kick. */
   resample?: boolean | undefined;
   /** A new one each step. */
   key: readonly [number, number];
@@ -39,7 +39,8 @@ export interface LangevinOptions {
 }
 
 /**
- * SGLD: θ ← θ − h·∇J + √(2ht)·z. SGHMC: u ← (1 − α)u − h·∇J + √(2αht)·z, θ ← θ + u. RangeError: an option out of range.
+ * SGLD: θ ← θ − h·∇J + √(2ht)·z. SGHMC: u ← (1 − α)u − h·∇J + √(2αht)·z, θ ← θ + u; where u is drawn anew
+ * u ← √(ht)·z − ½h·∇J. RangeError: an option out of range.
  * (Welling and Teh, "Bayesian learning via stochastic gradient Langevin dynamics", 2011; Chen, Fox and Guestrin,
  * "Stochastic gradient Hamiltonian Monte Carlo", 2014, with their noise estimate 0.)
  */
@@ -96,13 +97,12 @@ export function normal(gpu: Gpu, shape: readonly number[], key: readonly [number
   return y;
 }
 
-/** The word from which element i of a vector takes its normal; `stream` as in the shader: 0 the step's, 1 the resampled u's. */
-export function normalWord(key: readonly [number, number], i: number, stream = 0): number {
-  const words = threefry2x32(key[0], key[1], Math.floor(i / 4), 2 * stream + ((i % 4) >> 1));
-  return words[i % 2] as number;
+/** The word from which element i of a vector takes its normal. */
+export function normalWord(key: readonly [number, number], i: number): number {
+  return threefry2x32(key[0], key[1], Math.floor(i / 4), (i % 4) >> 1)[i % 2] as number;
 }
 
-/** One step in float64, in place; `z(i)` and `start(i)` are the normals of element i. */
+/** One step in float64, in place; `z(i)` is the normal of element i. */
 export function langevinReference(
   state: { theta: Float64Array; velocity?: Float64Array | undefined },
   grad: ArrayLike<number>,
@@ -110,7 +110,6 @@ export function langevinReference(
   stretch: Stretch,
   { lr, temperature, friction = 1, resample = false, real }: LangevinOptions,
   z: (i: number) => number,
-  start: (i: number) => number,
 ): void {
   const { theta, velocity } = state;
   for (const { offset, length } of real) {
@@ -120,8 +119,9 @@ export function langevinReference(
         theta[i] = (theta[i] ?? 0) - lr * gradient + Math.sqrt(2 * lr * temperature) * z(i);
         continue;
       }
-      const before = resample ? Math.sqrt(lr * temperature) * start(i) : (velocity[i] ?? 0);
-      velocity[i] = (1 - friction) * before - lr * gradient + Math.sqrt(2 * friction * lr * temperature) * z(i);
+      velocity[i] = resample
+        ? Math.sqrt(lr * temperature) * z(i) - 0.5 * lr * gradient
+        : (1 - friction) * (velocity[i] ?? 0) - lr * gradient + Math.sqrt(2 * friction * lr * temperature) * z(i);
       theta[i] = (theta[i] ?? 0) + (velocity[i] ?? 0);
     }
   }

@@ -36,7 +36,7 @@ export function sgld(settings: LangevinSettings): Optimizer {
 export interface SghmcSettings extends LangevinSettings {
   /** α: the share of the velocity that a step loses, 0 < α ≤ 1; default .1. */
   friction?: number | undefined;
-  /** The velocity is drawn anew every so many steps; default: only at the start. */
+  /** The velocity is drawn anew every so many steps (and takes half a kick: see langevin.wgsl); default: only at the start. */
   resample?: number | undefined;
 }
 

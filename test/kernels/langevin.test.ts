@@ -118,9 +118,8 @@ async function both(options: Omit<LangevinOptions, "key" | "step" | "last" | "re
   const state = { theta: Float64Array.from(theta), velocity: velocity ? new Float64Array(N) : undefined };
   for (const [s, grad] of grads.entries()) {
     const z = (i: number) => quantile(normalWord(key(s), i));
-    const start = (i: number) => quantile(normalWord(key(s), i, 1));
     const all = { ...options, key: key(s), step: 1, last: true, real: REAL };
-    langevinReference(state, grad, mu, STRETCH, all, z, start);
+    langevinReference(state, grad, mu, STRETCH, all, z);
   }
   return { found: found!, speed, state, status };
 }

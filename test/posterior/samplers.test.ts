@@ -109,10 +109,11 @@ describe("SGHMC on a Gaussian of precision λ", () => {
     let [uu, ut, tt] = [0, 0, 0];
     const found: number[] = [];
     for (let step = 1; step <= steps; step++) {
-      if (resample(step)) [uu, ut] = [h * T, 0];
-      // u' = (1 − α)u − haθ + noise, θ' = θ + u'.
-      const [p, q] = [1 - friction, -h * a];
-      const nu = p * p * uu + 2 * p * q * ut + q * q * tt + 2 * friction * h * T;
+      const anew = resample(step);
+      if (anew) [uu, ut] = [h * T, 0];
+      // u' = (1 − α)u − haθ + noise, drawn anew u − ½haθ; θ' = θ + u'.
+      const [p, q, noise] = anew ? [1, (-h * a) / 2, 0] : [1 - friction, -h * a, 2 * friction * h * T];
+      const nu = p * p * uu + 2 * p * q * ut + q * q * tt + noise;
       const nt = p * ut + q * tt; // Cov(u', θ)
       [uu, ut, tt] = [nu, nu + nt, tt + 2 * nt + nu];
       found.push(tt);

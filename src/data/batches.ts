@@ -12,6 +12,8 @@ export interface Example {
   /** 0 for the first text, 1 for the second; as long as `ids`. */
   typeIds: ArrayLike<number>;
   label?: number;
+  /** How often its likelihood counts: p(y|x, θ)^weight. Default 1. */
+  weight?: number;
 }
 
 /** B sequences with N tokens in all; sequence b is rows `starts[b]` to `starts[b + 1]`. */
@@ -26,6 +28,8 @@ export interface PackedBatch {
   starts: Uint32Array<ArrayBuffer>;
   /** [B], if every example has one */
   labels?: Uint32Array<ArrayBuffer>;
+  /** [B], if some example has one */
+  weights?: Float32Array<ArrayBuffer>;
   /** N */
   tokens: number;
   /** B */
@@ -70,6 +74,9 @@ export function packBatch(examples: readonly Example[]): PackedBatch {
     for (let t = 0; t < ids.length; t++) batch.positions[start + t] = t;
   });
   if (labelled > 0) batch.labels = Uint32Array.from(examples, (example) => example.label ?? 0);
+  if (examples.some(({ weight }) => weight !== undefined)) {
+    batch.weights = Float32Array.from(examples, ({ weight }) => weight ?? 1);
+  }
   return batch;
 }
 
@@ -86,14 +93,15 @@ export function repeatBatch(batch: PackedBatch, S: number): PackedBatch {
     positions: repeated(batch.positions, S),
     starts,
     ...(batch.labels === undefined ? {} : { labels: repeated(batch.labels, S) }),
+    ...(batch.weights === undefined ? {} : { weights: repeated(batch.weights, S) }),
     tokens: S * tokens,
     sequences: S * sequences,
     longest: batch.longest,
   };
 }
 
-function repeated(a: Uint32Array, S: number): Uint32Array<ArrayBuffer> {
-  const all = new Uint32Array(S * a.length);
+function repeated<A extends Uint32Array<ArrayBuffer> | Float32Array<ArrayBuffer>>(a: A, S: number): A {
+  const all = new (a.constructor as new (length: number) => A)(S * a.length);
   for (let s = 0; s < S; s++) all.set(a, s * a.length);
   return all;
 }

@@ -340,12 +340,17 @@ export class BertForSequenceClassification {
     if (!batch.labels) throw new Error("loss: the batch has no labels");
     const logits = this.logits(batch, keys);
     const targets = fromHost(this.engine.gpu, batch.labels);
-    return { nlls: ops.crossEntropy(logits, targets), count: batch.sequences, logits };
+    return { nlls: weigh(ops.crossEntropy(logits, targets), batch.weights), count: batch.sequences, logits };
   }
 
   dispose(): void {
     this.theta.dispose();
   }
+}
+
+/** NLLs [B] times their weights, where there are any: p^w for p. */
+export function weigh(nlls: Tensor, weights: Float32Array | undefined): Tensor {
+  return weights ? ops.multiply(nlls, nlls.engine.tensor(weights, nlls.shape)) : nlls;
 }
 
 /** What a run folder of ours says of its readout and head, under "priorwork" in config.json. Throws InputError. */

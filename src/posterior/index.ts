@@ -1,5 +1,13 @@
 /** @file From θ to predictions: one model, or many small ones inside it. */
 export {
+  anchorNoise,
+  drawAnchor,
+  exponentialWeights,
+  type MemberName,
+  perturbedTargets,
+  weighExamples,
+} from "./anchored.ts";
+export {
   bootstrapEces,
   eceInterval,
   type Interval,
@@ -18,6 +26,7 @@ export {
   trainedSlices,
   writeSlices,
 } from "./draws.ts";
+export { type EnsembleOptions, ensemble, type Subject } from "./ensemble.ts";
 export {
   type Evidence,
   type EvidenceGroup,

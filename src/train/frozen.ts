@@ -7,7 +7,7 @@ import type { Engine, Theta } from "../autograd/index.ts";
 import { ops, Tensor } from "../autograd/index.ts";
 import { type Example, packBatch } from "../data/batches.ts";
 import { empty, fromHost, NdArray } from "../kernels/index.ts";
-import { BertForSequenceClassification, type DropoutKeys } from "../model/bert.ts";
+import { BertForSequenceClassification, type DropoutKeys, weigh } from "../model/bert.ts";
 import type { Likelihood } from "./objective.ts";
 import type { Source } from "./source.ts";
 
@@ -25,11 +25,13 @@ export class FrozenFeatures implements Likelihood<FeatureBatch>, Source<FeatureB
   readonly lengths: readonly number[];
   readonly #model: BertForSequenceClassification;
   readonly #examples: readonly Example[];
+  readonly #weighted: boolean;
   #features: NdArray | undefined;
 
   constructor(model: BertForSequenceClassification, examples: readonly Example[]) {
     this.#model = model;
     this.#examples = examples;
+    this.#weighted = examples.some(({ weight }) => weight !== undefined);
     this.lengths = examples.map(({ ids }) => ids.length);
   }
 
@@ -56,7 +58,8 @@ export class FrozenFeatures implements Likelihood<FeatureBatch>, Source<FeatureB
     const labels = Uint32Array.from(rows, (row) => this.#examples[row]?.label as number);
     const features = ops.rows(new Tensor(this.engine, this.#features), index); // [B, width]
     const logits = this.#model.classify(features, dropout); // [B, K]
-    return { nlls: ops.crossEntropy(logits, fromHost(gpu, labels)), count: rows.length };
+    const weights = this.#weighted ? Float32Array.from(rows, (row) => this.#examples[row]?.weight ?? 1) : undefined;
+    return { nlls: weigh(ops.crossEntropy(logits, fromHost(gpu, labels)), weights), count: rows.length };
   }
 
   dispose(): void {

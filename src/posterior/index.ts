@@ -71,3 +71,4 @@ export {
   temperatureScaled,
 } from "./temperature.ts";
 export { drawsOf, sampledSlices, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "./trajectory.ts";
+export { featureCosine, LEAST_COSINE, volumeWarning } from "./volume.ts";

@@ -10,6 +10,7 @@ export * from "./langevin.ts";
 export * from "./layernorm.ts";
 export * from "./live.ts";
 export * from "./matmul.ts";
+export * from "./prior.ts";
 export * from "./reduce.ts";
 export * from "./rows.ts";
 export * from "./rowscale.ts";

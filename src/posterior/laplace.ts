@@ -13,7 +13,7 @@
 import { valueFor } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { Stream } from "../random.ts";
-import type { Prior } from "../train/prior.ts";
+import { expectIsotropic, type Prior } from "../train/prior.ts";
 import type { BlockGaussian } from "./curvature.ts";
 import { type Draws, type ThetaClassifier, thetaMembers } from "./draws.ts";
 import type { Block, Ggn } from "./ggn.ts";
@@ -30,6 +30,11 @@ export interface LaplaceOptions {
    * be what was best for MAP. θ̂ stays that of the prior it was trained with.
    */
   precisions?: Readonly<Record<string, number>> | undefined;
+  /**
+   * For a prior with a precision for every parameter, τᵢ = τ·tᵢ: t of each block, in the block's order; undefined for a
+   * block that has one τ.
+   */
+  shapes?: readonly (Float64Array | undefined)[] | undefined;
 }
 
 /** The state: a Gaussian over every block, independent of the others'. */
@@ -39,16 +44,19 @@ export interface Laplace {
   readonly likelihoodTemperature: number;
   /** τ of each block. */
   readonly precisions: readonly number[];
+  /** t of each block, where its parameters have precisions τ·tᵢ. */
+  readonly shapes: readonly (Float64Array | undefined)[];
   /** N(0, Λ⁻¹) of each block: `temperature` is not in it. */
   readonly gaussians: readonly BlockGaussian[];
 }
 
 /**
  * The Gaussian for a prior's precisions. Throws InputError: a temperature that is not above 0, a block whose slices have
- * different precisions or an infinite one, a Λ that is not positive definite (which group, its smallest eigenvalue).
+ * different precisions or an infinite one, or a prior that is no isotropic Gaussian; a Λ that is not positive definite
+ * (which group, its smallest eigenvalue).
  */
-export function laplace(ggn: Ggn, prior: Pick<Prior, "precision">, options: LaplaceOptions = {}): Laplace {
-  const { temperature = 1, likelihoodTemperature = 1, precisions = {} } = options;
+export function laplace(ggn: Ggn, prior: Pick<Prior, "precision" | "density">, options: LaplaceOptions = {}): Laplace {
+  const { temperature = 1, likelihoodTemperature = 1, precisions = {}, shapes = [] } = options;
   for (const [name, value] of Object.entries({ temperature, likelihoodTemperature })) {
     if (!(value > 0 && Number.isFinite(value))) {
       throw new InputError(`laplace: ${name} is ${value} (expected a number above 0). 1 is Bayes' rule.`);
@@ -60,8 +68,9 @@ export function laplace(ggn: Ggn, prior: Pick<Prior, "precision">, options: Lapl
     temperature,
     likelihoodTemperature,
     precisions: taus,
+    shapes: ggn.blocks.map((_, b) => shapes[b]),
     gaussians: ggn.blocks.map((block, b) =>
-      block.curvature.gaussian(taus[b] as number, 1 / likelihoodTemperature, groupOf(block)),
+      block.curvature.gaussian(taus[b] as number, 1 / likelihoodTemperature, groupOf(block), shapes[b]),
     ),
   };
 }
@@ -71,7 +80,16 @@ export function groupOf({ slices: [slice] }: Pick<Block, "slices">): string {
   return slice?.groups.at(-1) ?? slice?.key ?? "";
 }
 
-function precisionOf(block: Block, prior: Pick<Prior, "precision">, own: Readonly<Record<string, number>>): number {
+function precisionOf(
+  block: Block,
+  prior: Pick<Prior, "precision" | "density">,
+  own: Readonly<Record<string, number>>,
+): number {
+  expectIsotropic(
+    "laplace",
+    prior,
+    block.slices.filter((slice) => valueFor(slice, own) === undefined),
+  );
   const taus = new Set(block.slices.map((slice) => valueFor(slice, own) ?? prior.precision(slice)));
   const [tau = 0] = taus;
   if (taus.size > 1) {

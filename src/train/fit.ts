@@ -6,7 +6,7 @@
  */
 import type { Example, PackedBatch } from "../data/batches.ts";
 import { DeviceError, InputError } from "../errors.ts";
-import { f32 } from "../gpu/index.ts";
+import { f32, type Gpu } from "../gpu/index.ts";
 import { createStatus, empty, type Live, NdArray, readIndices, STATUS, vectorTerms } from "../kernels/index.ts";
 import { streamKey } from "../random.ts";
 import { captureState, fingerprint, restoreState, type StateParts, type TrainState } from "./checkpoint.ts";
@@ -77,6 +77,8 @@ export class Trainer<B = PackedBatch> {
   readonly steps: number;
   /** What the optimiser works on: θ cut at every change of precision or learning rate. */
   readonly stretches: readonly Stretch[];
+  /** The same as the kernels see them: a density's part is in the gradient already, so there the prior is flat. */
+  readonly #kernelStretches: readonly Stretch[];
   /** What steps are taken on: the target, or, where only a head learns, the head on its vectors. */
   readonly #objective: LogPosterior<B>;
   readonly #features: FrozenFeatures | undefined;
@@ -90,6 +92,7 @@ export class Trainer<B = PackedBatch> {
   #inFlight = 0;
   #diverged = false;
   #mean: string | undefined;
+  #density: string | undefined;
 
   /** Throws InputError for an option out of range. Nothing runs on the device yet. */
   constructor(target: LogPosterior<B>, data: Data<B>, options: FitOptions) {
@@ -117,6 +120,7 @@ export class Trainer<B = PackedBatch> {
     }
     expectGroups("lr", model.theta, optimizer.groups);
     this.stretches = stretchesOf(model.theta, prior, N, (slice) => optimizer.lrOf(slice));
+    this.#kernelStretches = this.stretches.map((s) => (s.density ? { ...s, priorScale: 0 } : s));
     if (optimizer.decay > 0 && prior.active) {
       warn(
         `AdamW's decay of ${optimizer.decay} and a prior both pull at the weights, and the decay is not a prior: its strength depends on the gradient's noise. Use adam with the prior alone.`,
@@ -153,17 +157,17 @@ export class Trainer<B = PackedBatch> {
     const idle = new Set(this.stretches.filter(({ precision }) => precision > 0));
     const flight: Pending[] = [];
     const land = async (): Promise<StepReport> => {
-      const { report, squaredDistances } = await this.#land(flight[0] as Pending, clock);
+      const { report, pulls } = await this.#land(flight[0] as Pending, clock);
       flight.shift();
       this.#inFlight--;
       reported++;
-      for (const [r, stretch] of this.stretches.entries()) if (squaredDistances[r] !== 0) idle.delete(stretch);
+      for (const [r, stretch] of this.stretches.entries()) if (pulls[r] !== 0) idle.delete(stretch);
       return report;
     };
     const { theta } = this.target.model;
-    const live = await LiveParameters.find(theta, this.target.prior.mu, [...this.#vectors.values()], {
-      resting: this.options.optimizer.rests,
-    });
+    const { mu, density } = this.target.prior;
+    const moved = [...this.#vectors.values(), ...(density?.couplings ?? [])];
+    const live = await LiveParameters.find(theta, mu, moved, { resting: this.options.optimizer.rests });
     const clock = { at: performance.now() };
     try {
       while (this.#step < this.steps && !signal?.aborted) {
@@ -264,18 +268,19 @@ export class Trainer<B = PackedBatch> {
       // The loss itself is judged first: a bad one must not move θ even where its gradient happens to be finite.
       const itself = { theta: losses, grad: losses, mu: losses };
       vectorTerms(gpu, itself, [{ offset: 0, length: slots, priorScale: 0 }], this.#status);
-      const grad = theta.gradient();
-      const vectors = { theta: theta.values, grad, mu: prior.mu };
       const live = parameters.next();
-      const sums = vectorTerms(gpu, vectors, this.stretches, this.#status, { clip, live });
+      const { grad, rows } = this.#withDensity(theta.gradient(), live);
+      const vectors = { theta: theta.values, grad, mu: prior.mu };
+      const sums = vectorTerms(gpu, vectors, this.#kernelStretches, this.#status, { clip, live });
       const context = this.#context(grad, live);
-      for (const [r, stretch] of this.stretches.entries()) {
+      for (const [r, stretch] of this.#kernelStretches.entries()) {
         optimizer.update(context, stretch, stretch.lr * factor, step, r === stretchCount - 1);
       }
-      const report = empty(gpu, [slots + 4 * stretchCount + 16], "f32", "fit.report");
+      const report = empty(gpu, [slots + 4 * stretchCount + 16 + (rows?.size ?? 0)], "f32", "fit.report");
       gpu.copy(losses, at(report, 0, slots));
       gpu.copy(sums, at(report, slots, 4 * stretchCount));
       gpu.copy(this.#status, at(report, slots + 4 * stretchCount, 16));
+      if (rows) gpu.copy(rows, at(report, slots + 4 * stretchCount + 16, rows.size));
       return { ...batch, report: gpu.read(report) };
     });
     report.catch(() => {}); // awaited a step later
@@ -289,6 +294,25 @@ export class Trainer<B = PackedBatch> {
       dispatches: gpu.counters.dispatches - before,
       report,
     };
+  }
+
+  /** The stretches that have a density. */
+  get #dense(): readonly Stretch[] {
+    return this.stretches.filter(({ density }) => density !== undefined);
+  }
+
+  /** The gradient that the kernels are to see: with a density's part in it, in a vector of its own, and its sums. */
+  #withDensity(grad: NdArray, live: Live): { grad: NdArray; rows?: NdArray } {
+    const { model, prior, N } = this.target;
+    const { density, mu } = prior;
+    const stretches = this.#dense;
+    if (!density || stretches.length === 0) return { grad };
+    const { gpu } = model.engine;
+    const { total } = density;
+    const rows = density.gradient({ gpu, theta: model.theta.values, grad, mu, live, N }, stretches);
+    for (const { offset, length, density } of this.stretches)
+      if (!density) gpu.copy(at(grad, offset, length), at(total, offset, length));
+    return { grad: total, rows };
   }
 
   #context(grad: NdArray, live: Live): UpdateContext {
@@ -309,11 +333,11 @@ export class Trainer<B = PackedBatch> {
     };
   }
 
-  /** Waits for a step's report and believes it only if the step happened. With it, ‖θ − μ‖² of each stretch. */
-  async #land(
-    pending: Pending,
-    clock: { at: number },
-  ): Promise<{ report: StepReport; squaredDistances: readonly number[] }> {
+  /**
+   * Waits for a step's report and believes it only if the step happened. With it, whether the prior pulled at each
+   * stretch: not where it is 0.
+   */
+  async #land(pending: Pending, clock: { at: number }): Promise<{ report: StepReport; pulls: readonly number[] }> {
     const { step, epoch, lr, count, tokens, average, dispatches } = pending;
     const words = await pending.report;
     const stretchCount = this.stretches.length;
@@ -327,10 +351,12 @@ export class Trainer<B = PackedBatch> {
     const now = performance.now();
     const seconds = Math.max(1e-6, (now - clock.at) / 1000);
     clock.at = now;
-    const terms = combineTerms(nllSum, count, sums, this.stretches, this.target.N);
+    const dense = this.#dense;
+    const rows = new Float32Array(words, 4 * (slots + 4 * stretchCount + 16));
+    const terms = combineTerms(nllSum, count, sums, this.stretches, this.target.N, rows);
     return {
       report: { step, epoch, ...terms, lr, tokensPerSecond: tokens / seconds, dispatches },
-      squaredDistances: this.stretches.map((_, r) => sums[4 * r + 1] ?? 0),
+      pulls: this.stretches.map((s, r) => (s.density ? rows[4 * dense.indexOf(s) + 1] : sums[4 * r + 1]) ?? 0),
     };
   }
 
@@ -347,7 +373,10 @@ export class Trainer<B = PackedBatch> {
   async #parts(): Promise<StateParts> {
     const { target, options } = this;
     const { batch, accumulate = 1, seed = 0, order, shuffle = true, clip = "none", dropout = true } = options;
-    this.#mean ??= await fingerprint(target.model.engine.gpu, target.prior.mu);
+    const { gpu } = target.model.engine;
+    const { density } = target.prior;
+    this.#mean ??= await fingerprint(gpu, target.prior.mu);
+    this.#density ??= density && [density.name, ...(await fingerprints(gpu, density.vectors))].join(", ");
     const facts: Record<string, string | number> = {
       N: target.N,
       examples: this.#source.length,
@@ -363,6 +392,7 @@ export class Trainer<B = PackedBatch> {
       ...options.optimizer.facts,
       "prior mean": this.#mean,
     };
+    if (this.#density !== undefined) facts["prior density"] = this.#density;
     for (const [group, tau] of Object.entries(target.prior.precisions)) facts[`prior precision of ${group}`] = `${tau}`;
     return { theta: target.model.theta, vectors: this.#vectors, facts };
   }
@@ -380,6 +410,12 @@ export async function* fit<B = PackedBatch>(
   } finally {
     trainer.dispose();
   }
+}
+
+async function fingerprints(gpu: Gpu, vectors: readonly NdArray[]): Promise<string[]> {
+  const found = [];
+  for (const vector of vectors) found.push(await fingerprint(gpu, vector));
+  return found;
 }
 
 function didNotHappen(step: number, last: number | undefined): DeviceError {

@@ -1,7 +1,9 @@
 /** @file Likelihood + prior = log-posterior, and what climbs it. */
 export { type Facts, parseState, serializeState, type TrainState } from "./checkpoint.ts";
+export type { PriorDensity } from "./density.ts";
 export { type Classifier, type Evaluation, evaluate, labelsOf, logitsOf } from "./evaluate.ts";
 export { type FitOptions, fit, type StepReport, Trainer } from "./fit.ts";
+export { type LowRankForm, lowRankLogDensity } from "./lowrank.ts";
 export {
   type LogProbabilities,
   logSoftmaxRows,
@@ -24,4 +26,12 @@ export {
 export { type PretrainingOptions, pretrainingSource } from "./pretraining.ts";
 export { type GaussianPriorSpec, type GroupPrior, gaussianPrior, type Prior } from "./prior.ts";
 export { type ScheduleName, type ScheduleOptions, schedule } from "./schedule.ts";
+export {
+  diagonalPrior,
+  type LowRankNumbers,
+  laplacePrior,
+  lowRankPrior,
+  type ParameterNumbers,
+  studentTPrior,
+} from "./shaped-priors.ts";
 export { exampleSource, type PlanOptions, type Source } from "./source.ts";

@@ -9,6 +9,7 @@ import { type Engine, ops, type Tensor, type Theta } from "../autograd/index.ts"
 import { InputError } from "../errors.ts";
 import type { Stretch as VectorStretch } from "../kernels/index.ts";
 import type { DropoutKeys } from "../model/bert.ts";
+import type { PriorDensity } from "./density.ts";
 import type { Prior } from "./prior.ts";
 
 /** log p(X|θ), batch by batch: what training asks of a model. */
@@ -59,8 +60,10 @@ export function accumulateGradient<B>(
 
 /** A stretch of θ with one precision and one learning rate: the unit of the optimiser's work. */
 export interface Stretch extends VectorStretch {
-  /** τ */
+  /** τ, or a of the density. */
   readonly precision: number;
+  /** Absent: an isotropic Gaussian, or flat. */
+  readonly density?: PriorDensity | undefined;
   readonly lr: number;
   /** Whether ‖θ − μ‖ of this stretch counts in `distance`. */
   readonly inEncoder: boolean;
@@ -70,7 +73,7 @@ export interface Stretch extends VectorStretch {
 export interface Terms {
   /** Mean NLL of the batch, nats. */
   nll: number;
-  /** −½ Σ_g τ_g ‖θ_g − μ_g‖² over the groups with 0 < τ < ∞, nats, without its constant. */
+  /** −½ Σ_g τ_g ‖θ_g − μ_g‖² over the groups with 0 < τ < ∞ (or what its density says), nats, without its constant. */
   logPrior: number;
   /** −N·nll + logPrior: log p(X|θ) + log p(θ), with this batch's NLL standing for the data's. */
   logJoint: number;
@@ -84,7 +87,8 @@ export interface Terms {
 
 /**
  * Puts the reported terms together in float64. `sums` holds, for each stretch, Σg², ΣΔ², Σg·Δ, 0, with g the gradient of
- * the NLL term and Δ = θ − μ (as `vectorTerms` leaves them); `nllSum` is Σ NLL over the batch's `count` terms.
+ * the NLL term and Δ = θ − μ (as `vectorTerms` leaves them); `nllSum` is Σ NLL over the batch's `count` terms. Of
+ * stretches with a density g is the gradient of J already, and `rows` has what their density's `gradient` gave.
  */
 export function combineTerms(
   nllSum: number,
@@ -92,20 +96,31 @@ export function combineTerms(
   sums: ArrayLike<number>,
   stretches: readonly Stretch[],
   N: number,
+  rows: ArrayLike<number> = [],
 ): Terms {
   let logPrior = 0;
   let likelihood2 = 0;
   let prior2 = 0;
   let gradient2 = 0;
   let distance2 = 0;
-  for (const [r, { precision, priorScale: s, inEncoder }] of stretches.entries()) {
+  const dense = stretches.filter(({ density }) => density !== undefined);
+  for (const [r, stretch] of stretches.entries()) {
+    const { precision, priorScale: s, inEncoder, density } = stretch;
     const [gg = 0, dd = 0, gd = 0] = [sums[4 * r], sums[4 * r + 1], sums[4 * r + 2]];
+    if (inEncoder) distance2 += dd;
+    if (density) {
+      const row = 4 * dense.indexOf(stretch);
+      likelihood2 += rows[row] ?? 0;
+      prior2 += rows[row + 1] ?? 0;
+      gradient2 += gg;
+      continue;
+    }
     logPrior -= 0.5 * precision * dd;
     likelihood2 += gg;
     prior2 += s * s * dd;
     gradient2 += gg + 2 * s * gd + s * s * dd;
-    if (inEncoder) distance2 += dd;
   }
+  logPrior -= dense[0]?.density?.energy(rows, dense, N) ?? 0;
   const nll = nllSum / count;
   const [likelihood, prior] = [Math.sqrt(likelihood2), Math.sqrt(prior2)];
   return {
@@ -135,17 +150,19 @@ export function stretchesOf(
     const precision = prior.precision(slice);
     const rate = lr(slice);
     const inEncoder = slice.groups[0] === "encoder";
+    const density = prior.density?.covers(slice) ? prior.density : undefined;
     const last = found.at(-1);
     const joins =
       last !== undefined &&
       last.offset + last.length === slice.offset &&
       last.precision === precision &&
       last.lr === rate &&
-      last.inEncoder === inEncoder;
+      last.inEncoder === inEncoder &&
+      last.density === density;
     if (joins) found[found.length - 1] = { ...last, length: last.length + slice.stride };
     else {
       const { offset, stride: length } = slice;
-      found.push({ offset, length, priorScale: precision / N, precision, lr: rate, inEncoder });
+      found.push({ offset, length, priorScale: precision / N, precision, lr: rate, inEncoder, density });
     }
   }
   return found;

@@ -8,17 +8,19 @@ import { type Slice, type Theta, valueFor } from "../autograd/index.ts";
 import { inert, nearest } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { NdArray } from "../kernels/index.ts";
+import type { PriorDensity } from "./density.ts";
 
 /**
- * What training asks of a prior: an isotropic Gaussian for each slice, since the kernels know no more of it than μ and
- * one τ a stretch. Another family (a diagonal, a Laplace) also needs its own sums in kernels/terms.ts and its own
- * gradient in kernels/update.ts: see CONTRIBUTING.md.
+ * What training asks of a prior: an isotropic Gaussian for each slice, of which the kernels know no more than μ and one τ
+ * a stretch, or, for the slices that `density` covers, what that adds to the gradient.
  */
 export interface Prior {
   /** Prior mean, a vector of θ's layout. */
   readonly mu: NdArray;
-  /** τ of a slice: 0 … ∞. */
+  /** τ of a slice: 0 … ∞. Where `density` covers it, what density.ts says of a. */
   precision(slice: Slice): number;
+  /** Absent: isotropic Gaussians everywhere. */
+  readonly density?: PriorDensity | undefined;
   /** True when some group has 0 < τ < ∞: the prior has a say in the gradient. */
   readonly active: boolean;
   /** Σ_g ½ d_g log(τ_g / 2π) over the groups with 0 < τ < ∞, nats: the constant that `logPrior` leaves out. */
@@ -97,6 +99,15 @@ export function gaussianPrior(subject: PriorSubject | Theta, spec: GaussianPrior
     precisions: Object.fromEntries(Object.entries(spec).map(([group, { precision: tau }]) => [group, tau])),
     dispose: () => theta.release(mu),
   };
+}
+
+/** Throws InputError where some of the slices have another prior than an isotropic Gaussian; `what` cannot take it. */
+export function expectIsotropic(what: string, { density }: Pick<Prior, "density">, slices: readonly Slice[]): void {
+  const other = slices.find((slice) => density?.covers(slice));
+  if (other === undefined) return;
+  throw new InputError(
+    `${what}: the prior of ${other.groups.at(-1) ?? other.key} is ${density?.name} (expected an isotropic Gaussian, one precision for all of ${other.key}). Leave that group out, or train with another prior.`,
+  );
 }
 
 /** Throws InputError, with the nearest name, unless every group is one of θ's. */

@@ -1,0 +1,182 @@
+/**
+ * @file Densities of a prior that are no isotropic Gaussian: what they add to the gradient of J, and what they cost. The
+ * isotropic one needs none of this, its gradient is inside the optimiser's kernel. A density covers some slices of θ; of
+ * those the group's number a (`precision` of a stretch) is what each kind says here.
+ *
+ *   diagonal    −log p = ½ a Σ τᵢΔᵢ²                        a: strength, a factor on the vector τ
+ *   low rank    −log p = ½ Δᵀ A^½ (diag τ ± UUᵀ) A^½ Δ       A: the groups' strengths on the diagonal
+ *   Laplace     −log p = √(2a) Σ |Δᵢ|                       a: 1/variance, so that a means what it means of a Gaussian
+ *   Student-t   −log p = ½(ν + 1) Σ log(1 + aΔᵢ²/ν)         a: 1/scale²; for ν > 2 the variance is ν/((ν − 2)a)
+ * all without their constants.
+ */
+import type { Slice, Theta } from "../autograd/index.ts";
+import type { Gpu } from "../gpu/index.ts";
+import { empty, type Live, lowRankCombine, lowRankProject, NdArray, priorGradient } from "../kernels/index.ts";
+
+/** A stretch of θ as a density sees it. */
+export interface DensityStretch {
+  readonly offset: number;
+  readonly length: number;
+  /** a */
+  readonly precision: number;
+}
+
+export interface DensityContext {
+  readonly gpu: Gpu;
+  readonly theta: NdArray;
+  /** ∇ of the NLL term: it is left as it is. */
+  readonly grad: NdArray;
+  readonly mu: NdArray;
+  readonly live: Live;
+  readonly N: number;
+}
+
+export interface PriorDensity {
+  /** As facts and reports name it. */
+  readonly name: string;
+  /** Whether a slice has this density. */
+  covers(slice: Slice): boolean;
+  /** Vectors of θ's layout that decide it: a resumed run must agree on them. */
+  readonly vectors: readonly NdArray[];
+  /** Of these, the ones that pull at an element also where its Δ is 0, unless they are 0 there. */
+  readonly couplings: readonly NdArray[];
+  /** Of θ's layout: where `gradient` leaves ∇J. */
+  readonly total: NdArray;
+  /**
+   * Writes total = g − ∇log p(θ)/N on the stretches, where they are live. Gives f32 [rows(R), 4]: of each stretch Σg²,
+   * Σr², Σe, with r the prior's part and e what `energy` wants; then what else `energy` wants. Inside `engine.step`.
+   */
+  gradient(context: DensityContext, stretches: readonly DensityStretch[]): NdArray;
+  /** Rows that `gradient` gives for R stretches. */
+  rows(stretches: number): number;
+  /** −log p(θ) without its constant, nats, from those rows. */
+  energy(rows: ArrayLike<number>, stretches: readonly DensityStretch[], N: number): number;
+  dispose(): void;
+}
+
+/** ½ N Σ e over the rows of the stretches. */
+function quadratic(rows: ArrayLike<number>, stretches: readonly DensityStretch[], N: number): number {
+  return stretches.reduce((sum, _, r) => sum + 0.5 * N * (rows[4 * r + 2] ?? 0), 0);
+}
+
+type Covers = (slice: Slice) => boolean;
+
+/** τ by element; the vector is given up with the density. */
+export function diagonalDensity(theta: Theta, covers: Covers, tau: NdArray): PriorDensity {
+  const total = theta.vector();
+  return {
+    name: "diagonal",
+    covers,
+    vectors: [tau],
+    couplings: [],
+    total,
+    rows: (stretches) => stretches,
+    gradient({ gpu, live, N, ...vectors }, stretches) {
+      const scaled = stretches.map((s) => ({ ...s, scale: s.precision / N }));
+      return priorGradient(gpu, "diagonal", { ...vectors, total, tau }, scaled, { live });
+    },
+    energy: quadratic,
+    dispose: () => [tau, total].forEach((vector) => void theta.release(vector)),
+  };
+}
+
+/**
+ * diag τ + sign·UUᵀ, U's columns k ≥ 1 vectors of θ's layout. Its c = UᵀA^½Δ is that of all of Δ, whatever trains now:
+ * where a sampler holds a part of θ away from μ, what moves has the density that is conditional on it.
+ */
+export function lowRankDensity(
+  theta: Theta,
+  covers: Covers,
+  {
+    tau,
+    columns,
+    sign,
+    strength,
+  }: { tau: NdArray; columns: readonly NdArray[]; sign: 1 | -1; strength(slice: Slice): number },
+): PriorDensity {
+  const total = theta.vector();
+  const all = theta.layout.slices
+    .filter((slice) => covers(slice) && strength(slice) > 0 && strength(slice) < Number.POSITIVE_INFINITY)
+    .map((slice) => ({ offset: slice.offset, length: slice.stride, weight: Math.sqrt(strength(slice)) }));
+  const weighted = joinEqual(all);
+  const fours = Math.ceil(columns.length / 4);
+  return {
+    name: `rank ${columns.length}`,
+    covers,
+    vectors: [tau, ...columns],
+    couplings: columns,
+    total,
+    rows: (stretches) => stretches + fours,
+    gradient({ gpu, live, N, theta: values, mu, grad }, stretches) {
+      const c = lowRankProject(gpu, columns, values, mu, weighted);
+      const own = stretches.map((s) => ({ ...s, weight: (sign * Math.sqrt(s.precision)) / N }));
+      lowRankCombine(gpu, columns, c, total, own, { live });
+      const scaled = stretches.map((s) => ({ ...s, scale: s.precision / N }));
+      const sums = priorGradient(gpu, "structured", { theta: values, mu, grad, total, tau }, scaled, { live });
+      const rows = empty(gpu, [stretches.length + fours, 4], "f32", "lowRankDensity");
+      gpu.copy(sums, new NdArray(rows.buffer, rows.byteOffset, sums.shape));
+      gpu.copy(c, new NdArray(rows.buffer, rows.byteOffset + 16 * stretches.length, c.shape));
+      return rows;
+    },
+    energy(rows, stretches, N) {
+      let square = 0;
+      for (let i = 4 * stretches.length; i < 4 * (stretches.length + fours); i++) square += (rows[i] ?? 0) ** 2;
+      return quadratic(rows, stretches, N) + 0.5 * sign * square;
+    },
+    dispose: () => [tau, total, ...columns].forEach((vector) => void theta.release(vector)),
+  };
+}
+
+/** λ = √(2a), the same for all of a stretch. At Δ = 0 the subgradient is 0. */
+export function laplaceDensity(theta: Theta, covers: Covers): PriorDensity {
+  const total = theta.vector();
+  return {
+    name: "laplace",
+    covers,
+    vectors: [],
+    couplings: [],
+    total,
+    rows: (stretches) => stretches,
+    gradient({ gpu, live, N, ...vectors }, stretches) {
+      const scaled = stretches.map((s) => ({ ...s, scale: Math.sqrt(2 * s.precision) / N }));
+      return priorGradient(gpu, "laplace", { ...vectors, total }, scaled, { live });
+    },
+    // e = rΔ = λ|Δ|/N.
+    energy: (rows, stretches, N) => 2 * quadratic(rows, stretches, N),
+    dispose: () => theta.release(total),
+  };
+}
+
+/** ν degrees of freedom. */
+export function studentTDensity(theta: Theta, covers: Covers, nu: number): PriorDensity {
+  const total = theta.vector();
+  return {
+    name: `student-t with ν = ${nu}`,
+    covers,
+    vectors: [],
+    couplings: [],
+    total,
+    rows: (stretches) => stretches,
+    gradient({ gpu, live, N, ...vectors }, stretches) {
+      const scaled = stretches.map((s) => ({
+        ...s,
+        shape: s.precision / nu,
+        scale: ((nu + 1) * s.precision) / nu / N,
+      }));
+      return priorGradient(gpu, "student", { ...vectors, total }, scaled, { live });
+    },
+    energy: (rows, stretches) => stretches.reduce((sum, _, r) => sum + 0.5 * (nu + 1) * (rows[4 * r + 2] ?? 0), 0),
+    dispose: () => theta.release(total),
+  };
+}
+
+function joinEqual<S extends { offset: number; length: number; weight: number }>(pieces: readonly S[]): S[] {
+  const joined: S[] = [];
+  for (const piece of pieces) {
+    const last = joined.at(-1);
+    if (last && last.offset + last.length === piece.offset && last.weight === piece.weight)
+      joined[joined.length - 1] = { ...last, length: last.length + piece.length };
+    else joined.push(piece);
+  }
+  return joined;
+}

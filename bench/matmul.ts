@@ -70,7 +70,7 @@ const plain =
     matmul(gpu, a, b, layout, options);
 
 export function cases(gpu: Gpu): BenchCase[] {
-  const families: Family[] = ["strip32", "subgroup", "register"];
+  const families: Family[] = ["packed", "strip32", "subgroup", "register"];
   return [
     ...[CUBE, FEED_FORWARD].flatMap((shape) => LAYOUTS.map((layout) => product(gpu, "matmul", layout, shape, plain()))),
     ...families.flatMap((family) =>

@@ -19,7 +19,7 @@ import { cases as matmul } from "./matmul.ts";
 import { memoryCases } from "./memory.ts";
 import { type BenchRow, measure, measureInTurn, withShare } from "./runner.ts";
 import { cases as softmax } from "./softmax.ts";
-import { stepCases } from "./step.ts";
+import { stackCases, stepCases } from "./step.ts";
 import { cases as vector } from "./vector.ts";
 
 const words = process.argv.slice(2);
@@ -53,12 +53,13 @@ const GROUPS: Record<string, () => BenchCase[] | Promise<BenchCase[]>> = {
   ladder: () => ladder(gpu),
   host: () => hostCases(gpu),
   step: () => stepCases(gpu),
+  stack: () => stackCases(gpu),
   memory: () => memoryCases(gpu),
 };
 
 const results: BenchRow[] = [];
 for (const [group, make] of Object.entries(GROUPS)) {
-  if (words.includes("kernels") && ["step", "host", "memory"].includes(group)) continue;
+  if (words.includes("kernels") && ["step", "stack", "host", "memory"].includes(group)) continue;
   const bodies = await make();
   const wanted = bodies.filter(
     ({ name }) =>

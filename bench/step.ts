@@ -1,12 +1,13 @@
 /**
  * @file Whole steps of a MiniLM-shaped BERT (6 layers × 384, 22.7 M parameters, seeded weights), at 1,024 tokens and at
- * SST-2's 213: inference; forward and backward; training (both, the terms of the log-posterior and Adam) by MLE and by
- * MAP. The prior's cost is the difference between the last two, which therefore run in turn.
+ * SST-2's 213, and of two layers of BERT-base's: inference; forward and backward; training (both, the terms of the
+ * log-posterior and Adam) by MLE and by MAP. The prior's cost is the difference between the last two, which therefore run
+ * in turn. Then a step on a frozen encoder beside one of its head alone, which it should not exceed by much.
  */
-import { Engine, ops } from "../src/autograd/index.ts";
+import { Engine, Layout, ops, Theta } from "../src/autograd/index.ts";
 import { type Example, packBatch } from "../src/data/batches.ts";
 import type { Gpu } from "../src/gpu/index.ts";
-import { sizeOf } from "../src/kernels/array.ts";
+import { fromHost, sizeOf } from "../src/kernels/array.ts";
 import { BertForSequenceClassification, encoderSlices } from "../src/model/bert.ts";
 import { parseBertConfig } from "../src/model/config.ts";
 import type { Checkpoint } from "../src/model/load.ts";
@@ -29,6 +30,18 @@ export const MINILM = {
   hidden_dropout_prob: 0,
   attention_probs_dropout_prob: 0,
 };
+
+/** Two of BERT-base's twelve layers, under a vocabulary that leaves the time to them. */
+export const BERT_BASE_STACK = {
+  ...MINILM,
+  vocab_size: 1024,
+  hidden_size: 768,
+  num_hidden_layers: 2,
+  intermediate_size: 3072,
+};
+
+/** The steps of that stack at 512 tokens. */
+export const stackCases = (gpu: Gpu) => stepCases(gpu, BERT_BASE_STACK, [Array(8).fill(64)]);
 
 /** Sequence lengths of each batch: 16 of 64 tokens, 16 as SST-2 has them (mean 13, 213 in all). */
 export const LENGTHS: readonly (readonly number[])[] = [
@@ -56,7 +69,7 @@ export async function stepCases(
       label: i % 2,
     }));
     const tokens = lengths.reduce((a, b) => a + b, 0);
-    const shape = { tokens, sequences: lengths.length };
+    const shape = { tokens, sequences: lengths.length, layers: Number(layers), hidden: Number(c) };
     const turn = `step of ${tokens}`;
     for (const [name, gradients] of [
       ["step.inference", false],
@@ -77,6 +90,14 @@ export async function stepCases(
         ...trainer(engine, source, examples, precision),
       });
     }
+    const frozen = `frozen step of ${tokens}`;
+    cases.push({
+      name: "step.frozen",
+      turn: frozen,
+      shape,
+      ...trainer(engine, source, examples, Number.POSITIVE_INFINITY),
+    });
+    cases.push({ name: "step.headAlone", turn: frozen, shape, ...headAlone(engine, Number(c), examples) });
   }
   return cases;
 }
@@ -125,6 +146,52 @@ function evaluation(
     dispose() {
       model?.dispose();
       model = undefined;
+    },
+  };
+}
+
+/** What a frozen encoder's step is held against: the same head on vectors that were always there, nothing below it. */
+function headAlone(engine: Engine, c: number, examples: Example[]): Pick<BenchCase, "run" | "dispose"> {
+  const { gpu } = engine;
+  const one = (name: string, shape: number[]) => ({ key: name, parameters: [{ name, shape }], groups: ["head"] });
+  let steps: ReturnType<typeof fit> | undefined;
+  let free = () => {};
+  return {
+    async run() {
+      if (!steps) {
+        const theta = new Theta(engine, new Layout([one("weight", [2, c]), one("bias", [2])]));
+        const stream = new Stream(1, "bench features");
+        const features = engine.tensor(
+          Float32Array.from({ length: examples.length * c }, () => stream.normal()),
+          [examples.length, c],
+        );
+        const labels = Uint32Array.from(examples, ({ label }) => label ?? 0);
+        const model = {
+          engine,
+          theta,
+          loss() {
+            const logits = ops.linear(features, theta.tensor("weight"), { bias: theta.tensor("bias") });
+            return { nlls: ops.crossEntropy(logits, fromHost(gpu, labels)), count: examples.length };
+          },
+        };
+        const prior = gaussianPrior(theta, { head: { mean: 0, precision: 1 } });
+        const n = examples.length;
+        steps = fit(
+          logPosterior(model, prior, { N: n }),
+          { length: n, batch: () => ({}) },
+          { optimizer: adam({ lr: 1e-5 }), epochs: 10_000, batch: n, warmup: 0, schedule: "constant" },
+        );
+        free = () => {
+          prior.dispose();
+          features.dispose();
+          theta.dispose();
+        };
+      }
+      await steps.next();
+    },
+    async dispose() {
+      await steps?.return();
+      free();
     },
   };
 }

@@ -21,6 +21,7 @@ var<immediate> p: P;
 
 override A_ALONG_K = true;    // A is stored by rows of K numbers (NN, NT), or by rows of M (TN)
 override B_ALONG_K = true;    // B is stored by rows of K numbers (NT), or by rows of N (NN, TN)
+override B_PACKED = false;    // B is stored by panels of 32 columns, as matmul_pack.wgsl leaves it (NN, TN)
 override BIAS = false;
 override ACT = 0u;            // 0 none, 1 gelu, 2 gelu_tanh, 3 relu, 4 silu, 5 tanh
 override RESIDUAL = false;
@@ -29,7 +30,7 @@ override ACCUMULATE = false;  // add to what C holds
 const LIMIT = 0xffffffffu;    // a constant bound lets the compiler prove the loops finite
 
 @group(0) @binding(0) var<storage, read> a4: array<vec4f>;      // [G, M, K / 4], TN: [G, K, M / 4]
-@group(0) @binding(1) var<storage, read> b4: array<vec4f>;      // [G, K, N / 4], NT: [G, N, K / 4]
+@group(0) @binding(1) var<storage, read> b4: array<vec4f>;      // [G, K, N / 4], NT: [G, N, K / 4]; packed: [G, ceil(N / 32), K, 8]
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;   // [G, M, N]
 @group(0) @binding(3) var<storage, read> bias: array<f32>;      // [N]
 @group(0) @binding(4) var<storage, read> residual: array<f32>;  // [M, N]
@@ -131,12 +132,14 @@ fn b_block(w: vec3u, t: u32, round: u32) -> mat4x4f {
     let cols = min(vec4u(col4 * 4u) + vec4u(0u, 1u, 2u, 3u), vec4u(p.n - 1u)) * k4 + vec4u(batch + round);
     return transpose(mat4x4f(b4[cols.x], b4[cols.y], b4[cols.z], b4[cols.w]));
   }
-  let n4 = p.n / 4u;
-  let at = batch + min(col4, n4 - 1u) + round * 4u * n4;
-  if (A_ALONG_K) { return mat4x4f(b4[at], b4[at + n4], b4[at + 2u * n4], b4[at + 3u * n4]); }
+  // From one k to the next.
+  let step = select(p.n / 4u, LANES, B_PACKED);
+  let first = select(batch + min(col4, p.n / 4u - 1u), (w.z * ((p.n + 31u) / 32u) + w.x) * p.k * LANES + t, B_PACKED);
+  let at = first + round * 4u * step;
+  if (A_ALONG_K) { return mat4x4f(b4[at], b4[at + step], b4[at + 2u * step], b4[at + 3u * step]); }
   let last = p.k - 1u - round * 4u;
-  return mat4x4f(b4[at], select(vec4f(), b4[at + min(1u, last) * n4], last >= 1u),
-    select(vec4f(), b4[at + min(2u, last) * n4], last >= 2u), select(vec4f(), b4[at + min(3u, last) * n4], last >= 3u));
+  return mat4x4f(b4[at], select(vec4f(), b4[at + min(1u, last) * step], last >= 1u),
+    select(vec4f(), b4[at + min(2u, last) * step], last >= 2u), select(vec4f(), b4[at + min(3u, last) * step], last >= 3u));
 }
 
 fn strip(w: vec3u, t: u32) -> array<vec4f, ROWS> {

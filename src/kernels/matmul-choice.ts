@@ -32,6 +32,7 @@ const BUSY = 132;
 /**
  * GFLOP/s at M1024 N1536 K384, NN / NT / TN, medians of 11 rounds in turn on two busy cores, counted by processor time:
  *   lavapipe (Mesa 25.0, LLVM 15, Xeon with AVX-512)   strip32 45 / 47 / 45   strip16 36 / 38 / 37   subgroup 31 / 33 / 31
+ *     and on a day when others used the caches         packed 43 / – / 38     strip32 34 / – / 28
  * At 512³, counted likewise on another machine:
  *   lavapipe      subgroup 30 / 19–28 / 26    register 7 / 6 / 7
  *   SwiftShader   subgroup 3.3 / 4.3 / 3.3    register 1.9 / 1.7 / 1.8
@@ -39,6 +40,9 @@ const BUSY = 132;
  * true of Mesa 25 need not be of another: `bench --tune` measures.
  */
 const SUBGROUP_ADAPTERS: readonly AdapterReport["kind"][] = ["software", "bundled"];
+
+/** Rows of C from which a copy of B into panels pays: 12 % at 208, 28 % at 512 (NN, N1536 K384). */
+const WORTH_PACKING = 256;
 
 /** Below this many columns most threads of a tile have nothing to do, and the register tile is as good. */
 const FEW_COLUMNS = 4;
@@ -65,7 +69,10 @@ export function preferred(
 ): readonly Family[] {
   const { M, N, G = 1 } = sizes;
   if (N <= FEW_COLUMNS) return ["register"];
-  if (SUBGROUP_ADAPTERS.includes(adapter.kind)) return M > 16 ? ["strip32", "subgroup"] : ["strip16", "subgroup"];
+  if (SUBGROUP_ADAPTERS.includes(adapter.kind)) {
+    if (M <= 16) return ["strip16", "subgroup"];
+    return M >= WORTH_PACKING ? ["packed", "strip32", "subgroup"] : ["strip32", "subgroup"];
+  }
   const busy = (["tile128", "tile64"] as const).filter((family) => {
     const choice = FAMILIES[family](adapter, layout, sizes);
     // Half of a tile beyond the edge is work for nothing.

@@ -16,6 +16,8 @@ export interface MatmulChoice {
   tile: Tile;
   /** Override constants of the shader beside the epilogue's. */
   constants?: Readonly<Record<string, number>>;
+  /** B is first copied into panels of as many columns as a workgroup computes (matmul_pack.wgsl). */
+  packed?: boolean;
   /** Rows and columns of C that one workgroup computes. */
   rows: number;
   columns: number;
@@ -53,6 +55,12 @@ const strip =
     };
   };
 
+/** Strips that read B from panels: the copy pays for itself where many strips read it. NT's B is in order as it is. */
+const packed: Offer = (adapter, layout, sizes) => {
+  const choice = layout === "NT" ? undefined : strip(32)(adapter, layout, sizes);
+  return choice && { ...choice, constants: { ...choice.constants, B_PACKED: 1 }, packed: true };
+};
+
 /**
  * Tiles in workgroup memory, for GPUs: TX·TY threads compute TY·RB·4 rows and TX·CB·4 columns. tile128 takes 16.5 KiB of
  * workgroup memory, more than the least there is.
@@ -79,6 +87,7 @@ const register = (): MatmulChoice => ({
 });
 
 export const FAMILIES = {
+  packed,
   /** By the rows of a strip. */
   strip32: strip(32),
   strip16: strip(16),

@@ -107,7 +107,8 @@ function launch(
   const families = options.family ? [options.family] : chosenFamilies(gpu, layout, sizes);
   const choice = chooseMatmul(gpu.adapter, layout, sizes, families);
   // What an epilogue does not use is bound all the same, as a view of A that is not read.
-  const bindings: Dispatch["bindings"] = [a, b, y, bias ?? a, residual ?? a, ...(u ? [u] : [])];
+  const right = choice.packed ? pack(gpu, op, b, { G, K, N }) : b;
+  const bindings: Dispatch["bindings"] = [a, right, y, bias ?? a, residual ?? a, ...(u ? [u] : [])];
   const grid = [Math.ceil(N / choice.columns), Math.ceil(M / choice.rows), G] as const;
   const [aRow, aK] = layout === "TN" ? [1, M] : [K, 1];
   const [bK, bCol] = layout === "NT" ? [1, K] : [N, 1];
@@ -128,7 +129,24 @@ function launch(
     grid,
     work: { flops: 2 * G * M * N * K },
   });
+  if (right !== b) gpu.release(right.buffer);
   return { y, u };
+}
+
+/** B [G, K, N] as panels of 32 columns: [G, ceil(N / 32), K, 32]. */
+function pack(gpu: Gpu, op: string, b: NdArray, { G, K, N }: { G: number; K: number; N: number }): NdArray {
+  const panels = Math.ceil(N / 32);
+  const packed = empty(gpu, [G, panels, K, 32], "f32", op);
+  gpu.dispatch({
+    op: `${op}.pack`,
+    shader: "matmul_pack",
+    entry: "pack",
+    bindings: [b, packed],
+    params: [K, N / 4],
+    grid: [Math.ceil(K / 64), panels, G],
+    work: { bytes: 4 * (b.size + packed.size) },
+  });
+  return packed;
 }
 
 /** The definition, in float64: no epilogue, no batch. */

@@ -49,7 +49,7 @@ describe("a shape's choice", () => {
     const { choice, milliseconds } = await tuneShape(adapter, product, contest);
     expect(choice).toMatchObject({
       ...product,
-      families: ["register", "strip32", "strip16", "subgroup", "tile32", "tile64", "tile128"],
+      families: ["register", "strip32", "packed", "strip16", "subgroup", "tile32", "tile64", "tile128"],
     });
     expect(milliseconds).toMatchObject({ register: 8, strip32: 9, tile32: 100 });
     expect(contest.timed).toMatchObject({ register: 10, strip32: 10, tile32: 1, tile64: 1, tile128: 1 });

@@ -50,6 +50,9 @@ describe("the built-in table", () => {
     const of = (adapter: MatmulAdapter, M: number, N: number, G = 1) =>
       chooseMatmul(adapter, "NT", { M, N, K: 384, G });
     expect(of(software, 1024, 384)).toMatchObject({ shader: "matmul_strip", rows: 32 });
+    expect(of(software, 1024, 384).packed, "NT's B is in order as it is").toBeUndefined();
+    const nn = (M: number) => chooseMatmul(software, "NN", { M, N: 384, K: 384 }).packed;
+    expect([nn(16), nn(255), nn(256)]).toEqual([undefined, undefined, true]);
     expect(of(software, 16, 384)).toMatchObject({ shader: "matmul_strip", rows: 16 });
     expect(of({ ...software, kind: "bundled", subgroupSize: 4 }, 1024, 384).shader).toBe("matmul_subgroup");
     expect(of(software, 1024, 2).shader).toBe("matmul_register");

@@ -15,7 +15,7 @@ import { expectClose, gpuForTests, randn, run } from "./harness.ts";
 const gpu = gpuForTests();
 
 const LAYOUTS: Layout[] = ["NN", "NT", "TN"];
-const FAMILIES: Family[] = ["register", "subgroup", "strip32", "tile64"];
+const FAMILIES: Family[] = ["register", "subgroup", "strip32", "packed", "tile64"];
 /** Other sizes of the same shaders: no epilogues. */
 const OTHER_TILES: Family[] = ["strip16", "tile32", "tile128"];
 const shapeA = (layout: Layout, { M, K }: MatmulSizes) => (layout === "TN" ? [K, M] : [M, K]);

@@ -1,6 +1,7 @@
 /**
  * @file H, the curvature of the summed NLL over a block of θ, in three structures, and the Gaussian that each makes with
- * a prior: precision Λ = τI + sH, s the inverse of the likelihood's temperature. All on the host in float64: what is held
+ * a prior: precision Λ = τI + sH, s the inverse of the likelihood's temperature (or τ·diag t + sH, for a prior that is no
+ * isotropic Gaussian). All on the host in float64: what is held
  * here decides about log |Λ| and about square roots of nearly singular matrices. H is found once; τ and s come after it.
  *   full       H itself; Λ = LLᵀ by Cholesky
  *   diagonal   its diagonal
@@ -34,8 +35,8 @@ export function placeOf({ inputs, outputs }: LayerShape, o: number, i: number): 
 export interface BlockGaussian {
   /** log |Λ| */
   readonly logDet: number;
-  /** tr Λ⁻¹ */
-  readonly traceInverse: number;
+  /** Σ tᵢ (Λ⁻¹)ᵢᵢ, [size]; tr Λ⁻¹ without t. */
+  traceInverse(t?: Float64Array): number;
   /** A square root of Λ⁻¹ times z: z ~ N(0, I) gives a draw's distance from θ̂. z, result [size]. */
   draw(z: Float64Array): Float64Array;
   /** Covariance of W̃x̃ under the Gaussian, [out, out]; x [in]. Of a linear layer only. */
@@ -45,10 +46,10 @@ export interface BlockGaussian {
 export interface Curvature {
   readonly size: number;
   /**
-   * The Gaussian of Λ = τI + sH. Throws InputError, in the name of `group`, where Λ is not positive definite: with its
-   * smallest eigenvalue.
+   * The Gaussian of Λ = τ·diag t + sH; without t, [size], of τI + sH. Throws InputError, in the name of `group`, where Λ
+   * is not positive definite: with its smallest eigenvalue; and for a t where the structure cannot take one.
    */
-  gaussian(tau: number, scale: number, group: string): BlockGaussian;
+  gaussian(tau: number, scale: number, group: string, t?: Float64Array): BlockGaussian;
 }
 
 // ---- full
@@ -58,23 +59,23 @@ export function fullCurvature(H: Matrix, shape?: LayerShape): Curvature {
   const P = H.rows;
   return {
     size: P,
-    gaussian(tau, scale, group) {
+    gaussian(tau, scale, group, t) {
       const precision = Matrix.mul(H, scale);
-      for (let i = 0; i < P; i++) precision.set(i, i, precision.get(i, i) + tau);
+      for (let i = 0; i < P; i++) precision.set(i, i, precision.get(i, i) + tau * (t?.[i] ?? 1));
       const L = choleskyOf(precision);
       if (!L) throw notPositiveDefinite(group, tau, smallestEigenvalue(precision));
       let logDet = 0;
       for (let i = 0; i < P; i++) logDet += 2 * Math.log(L.get(i, i));
       return {
         logDet,
-        get traceInverse() {
-          // Λ⁻¹ = L⁻ᵀL⁻¹: the squares of L⁻¹'s elements.
+        traceInverse(t) {
+          // Λ⁻¹ = L⁻ᵀL⁻¹: element c of its diagonal is the square of L⁻¹'s column c.
           let trace = 0;
           for (let c = 0; c < P; c++) {
             const column = new Float64Array(P);
             column[c] = 1;
             solveLower(L, column, c);
-            for (let r = c; r < P; r++) trace += column[r]! ** 2;
+            for (let r = c; r < P; r++) trace += column[r]! ** 2 * (t?.[c] ?? 1);
           }
           return trace;
         },
@@ -163,13 +164,13 @@ function rayleigh(S: Matrix, v: Float64Array): number {
 export function diagonalCurvature(h: Float64Array, shape?: LayerShape): Curvature {
   return {
     size: h.length,
-    gaussian(tau, scale, group) {
-      const lambda = h.map((value) => tau + scale * value);
+    gaussian(tau, scale, group, t) {
+      const lambda = h.map((value, i) => tau * (t?.[i] ?? 1) + scale * value);
       const smallest = lambda.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
       if (!(smallest > 0)) throw notPositiveDefinite(group, tau, smallest);
       return {
         logDet: lambda.reduce((sum, value) => sum + Math.log(value), 0),
-        traceInverse: lambda.reduce((sum, value) => sum + 1 / value, 0),
+        traceInverse: (t) => lambda.reduce((sum, value, i) => sum + (t?.[i] ?? 1) / value, 0),
         draw: (z) => z.map((value, i) => value / Math.sqrt(lambda[i]!)),
         outputCovariance(x) {
           const layer = expectLayer(shape);
@@ -200,7 +201,7 @@ export interface KroneckerGaussian extends BlockGaussian {
 }
 
 export interface KroneckerCurvature extends Curvature {
-  gaussian(tau: number, scale: number, group: string): KroneckerGaussian;
+  gaussian(tau: number, scale: number, group: string, t?: Float64Array): KroneckerGaussian;
 }
 
 /** H = A ⊗ G: A [in (+1), in (+1)], G [out, out], symmetric. Eigenvalues that rounding left below 0 count as 0. */
@@ -210,7 +211,12 @@ export function kroneckerCurvature(A: Matrix, G: Matrix, shape: LayerShape): Kro
   const [byInput, byOutput] = [eigen(A), eigen(G)];
   return {
     size: parametersOf(shape),
-    gaussian(tau, scale, group) {
+    gaussian(tau, scale, group, t) {
+      if (t) {
+        throw new InputError(
+          `laplace: the prior of ${group} has a precision for every parameter, which Kronecker factors cannot take. Use diagonal.`,
+        );
+      }
       const eigenvalues = new Float64Array(outputs * m);
       for (let j = 0; j < outputs; j++) {
         for (let i = 0; i < m; i++) eigenvalues[j * m + i] = tau + scale * byInput.values[i]! * byOutput.values[j]!;
@@ -225,7 +231,7 @@ export function kroneckerCurvature(A: Matrix, G: Matrix, shape: LayerShape): Kro
         inputs: byInput.vectors,
         eigenvalues,
         logDet: eigenvalues.reduce((sum, value) => sum + Math.log(value), 0),
-        traceInverse: eigenvalues.reduce((sum, value) => sum + 1 / value, 0),
+        traceInverse: () => eigenvalues.reduce((sum, value) => sum + 1 / value, 0),
         draw(z) {
           const scaled = new Matrix(outputs, m);
           for (let j = 0; j < outputs; j++) {

@@ -19,19 +19,24 @@ import { groupOf, type Laplace } from "./laplace.ts";
 export interface EvidenceGroup {
   /** As the prior names it. */
   group: string;
-  /** τ */
+  /** τ; or the strength τ of precisions τ·tᵢ, of which then all that follows is in units of t. */
   precision: number;
   /** d */
   size: number;
-  /** ‖θ̂ − μ‖² */
+  /** ‖θ̂ − μ‖², or Σ tᵢΔᵢ² */
   squaredDistance: number;
-  /** tr Λ⁻¹ over the group */
+  /** tr Λ⁻¹ over the group, or Σ tᵢ(Λ⁻¹)ᵢᵢ */
   traceInverse: number;
+  /** Σ log tᵢ; absent: 0. */
+  logShape?: number;
 }
 
 /** −Σ NLL − ½ Σ τ‖Δ‖² + ½ Σ d log τ − ½ log |Λ|, in nats; `nll` is the sum over the data, with all its constants. */
 export function logEvidence(nll: number, logDet: number, groups: readonly EvidenceGroup[]): number {
-  const prior = groups.reduce((sum, g) => sum + g.size * Math.log(g.precision) - g.precision * g.squaredDistance, 0);
+  const prior = groups.reduce(
+    (sum, g) => sum + g.size * Math.log(g.precision) + (g.logShape ?? 0) - g.precision * g.squaredDistance,
+    0,
+  );
   return -nll + 0.5 * (prior - logDet);
 }
 
@@ -82,25 +87,28 @@ export async function evidence<B>(
   batches: readonly B[],
   { rest = "refuse" }: EvidenceOptions = {},
 ): Promise<Evidence> {
-  const { ggn, gaussians, precisions, temperature, likelihoodTemperature } = state;
+  const { ggn, gaussians, precisions, shapes, temperature, likelihoodTemperature } = state;
   if (temperature !== 1 || likelihoodTemperature !== 1) {
     throw new InputError(
       `evidence: a posterior at temperature ${temperature}, likelihood ${likelihoodTemperature} is not p(θ|X). Use 1 for both.`,
     );
   }
   if (rest === "refuse") refuseRest(model.theta, prior, new Set(ggn.blocks.flatMap(({ slices }) => slices)));
-  const groups = new Map<string, EvidenceGroup>();
+  const groups = new Map<string, EvidenceGroup & { logShape: number }>();
   for (const [b, { slices, curvature }] of ggn.blocks.entries()) {
     const precision = precisions[b] as number;
     const group = namedBy(prior, slices[0] as Slice);
     if (precision === 0) throw improper(group);
     const theta = ggn.center[b] as Float32Array;
+    const t = shapes[b];
+    if (t?.some((value) => !(value > 0))) throw improper(group);
     const mu = await readSlices(model.theta, slices, prior.mu);
     const known = groups.get(`${group} ${precision}`);
-    const found = known ?? { group, precision, size: 0, squaredDistance: 0, traceInverse: 0 };
+    const found = known ?? { group, precision, size: 0, squaredDistance: 0, traceInverse: 0, logShape: 0 };
     found.size += curvature.size;
-    found.squaredDistance += theta.reduce((sum, t, i) => sum + (t - (mu[i] as number)) ** 2, 0);
-    found.traceInverse += gaussians[b]?.traceInverse ?? 0;
+    found.squaredDistance += theta.reduce((sum, x, i) => sum + (t?.[i] ?? 1) * (x - (mu[i] as number)) ** 2, 0);
+    found.traceInverse += gaussians[b]?.traceInverse(t) ?? 0;
+    found.logShape += t?.reduce((sum, value) => sum + Math.log(value), 0) ?? 0;
     groups.set(`${group} ${precision}`, found);
   }
   const nll = await summedNll(model, batches, N);

@@ -44,7 +44,7 @@ function expectGaussian(gaussian: BlockGaussian, precision: Matrix): void {
   const near = (a: number, b: number) => expect(Math.abs(a - b)).toBeLessThan(1e-9 * (1 + Math.abs(b)));
   const covariance = inverse(precision);
   near(gaussian.logDet, Math.log(determinant(precision)));
-  near(gaussian.traceInverse, covariance.trace());
+  near(gaussian.traceInverse(), covariance.trace());
   // The draws of the unit vectors are the columns of a root R, RRᵀ = Λ⁻¹.
   const R = new Matrix(P, P);
   for (let c = 0; c < P; c++) {
@@ -91,6 +91,28 @@ describe("Λ = τI + sH (checks 13 and 14)", () => {
       expectGaussian(gaussian, plus(H, scale));
     });
   }
+
+  test("a precision for every parameter: full and diagonal take it, Kronecker factors do not", () => {
+    const H = definite(1, P);
+    const h = Float64Array.from(randn(2, P), Math.abs);
+    const t = Float64Array.from(randn(6, P), (x) => x * x + 0.1);
+    const prior = Matrix.mul(Matrix.diag([...t]), tau);
+    const full = fullCurvature(H, SHAPE).gaussian(tau, 0.5, "head", t);
+    expectGaussian(full, Matrix.add(prior, Matrix.mul(H, 0.5)));
+    const diagonal = diagonalCurvature(h, SHAPE).gaussian(tau, 0.5, "head", t);
+    expectGaussian(diagonal, Matrix.add(prior, Matrix.mul(Matrix.diag([...h]), 0.5)));
+    const inverted = inverse(Matrix.add(prior, Matrix.mul(H, 0.5)));
+    const weighted = t.reduce((sum, ti, i) => sum + ti * inverted.get(i, i), 0);
+    expect(full.traceInverse(t)).toBeCloseTo(weighted, 9);
+    expect(diagonal.traceInverse(t)).toBeCloseTo(
+      t.reduce((sum, ti, i) => sum + ti / (tau * ti + 0.5 * h[i]!), 0),
+      9,
+    );
+    const kronecker = kroneckerCurvature(definite(3, width(SHAPE)), definite(4, SHAPE.outputs), SHAPE);
+    expect(() => kronecker.gaussian(tau, 1, "layer.2", t)).toThrow(
+      /prior of layer\.2 has a precision for every parameter/,
+    );
+  });
 
   test("a singular H is made definite by any τ > 0", () => {
     const v = Matrix.columnVector([1, -1, 0, 2, 0, 0, 1, 0]);

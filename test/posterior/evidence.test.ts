@@ -29,29 +29,36 @@ const X = new Matrix(Array.from({ length: n }, (_, i) => [...randn(40 + i, d)]))
 const y = Matrix.columnVector([...randn(50, n, 1.5)]);
 const MU = [0.7, -1.1, 0.3];
 
-/** Evidence and its parts by the library's functions, at the MAP of `tau`. */
-function byLaplace(tau: number) {
+/** Evidence and its parts by the library's functions, at the MAP of θᵢ ~ N(μᵢ, 1/(τtᵢ)). */
+function byLaplace(tau: number, t?: Float64Array) {
   const H = X.transpose().mmul(X).div(sigma2);
   const symmetric = Matrix.add(H, H.transpose()).div(2);
-  const gaussian = fullCurvature(symmetric).gaussian(tau, 1, "encoder");
-  const right = X.transpose().mmul(y).div(sigma2).add(Matrix.columnVector(MU).mul(tau));
-  const theta = solve(Matrix.add(symmetric, Matrix.eye(d, d, tau)), right);
+  const gaussian = fullCurvature(symmetric).gaussian(tau, 1, "encoder", t);
+  const T = Matrix.diag([...(t ?? new Float64Array(d).fill(1))]);
+  const right = X.transpose()
+    .mmul(y)
+    .div(sigma2)
+    .add(T.mmul(Matrix.columnVector(MU)).mul(tau));
+  const theta = solve(Matrix.add(symmetric, Matrix.mul(T, tau)), right);
   const error = Matrix.sub(y, X.mmul(theta)).norm() ** 2;
   const nll = (0.5 * error) / sigma2 + 0.5 * n * Math.log(2 * Math.PI * sigma2);
-  const squaredDistance = Matrix.sub(theta, Matrix.columnVector(MU)).norm() ** 2;
+  const delta = Matrix.sub(theta, Matrix.columnVector(MU));
+  const squaredDistance = delta.transpose().mmul(T).mmul(delta).get(0, 0);
   const group: EvidenceGroup = {
     group: "encoder",
     precision: tau,
     size: d,
     squaredDistance,
-    traceInverse: gaussian.traceInverse,
+    traceInverse: gaussian.traceInverse(t),
+    ...(t ? { logShape: t.reduce((sum, value) => sum + Math.log(value), 0) } : {}),
   };
   return { group, nll, logDet: gaussian.logDet, logEvidence: logEvidence(nll, gaussian.logDet, [group]) };
 }
 
-/** log N(y; Xμ, σ²I + XXᵀ/τ) */
-function exactly(tau: number): number {
-  const C = Matrix.add(X.mmul(X.transpose()).div(tau), Matrix.eye(n, n, sigma2));
+/** log N(y; Xμ, σ²I + X diag(1/τt) Xᵀ) */
+function exactly(tau: number, t = new Float64Array(d).fill(1)): number {
+  const prior = Matrix.diag(Array.from(t, (value) => 1 / (tau * value)));
+  const C = Matrix.add(X.mmul(prior).mmul(X.transpose()), Matrix.eye(n, n, sigma2));
   const r = Matrix.sub(y, X.mmul(Matrix.columnVector(MU)));
   const square = r.transpose().mmul(inverse(C)).mmul(r).get(0, 0);
   return -0.5 * (square + Math.log(determinant(C)) + n * Math.log(2 * Math.PI));
@@ -66,6 +73,14 @@ describe("linear regression, μ ≠ 0 (checks 8 and 9)", () => {
     const h = 1e-4 * tau;
     const slope = (exactly(tau + h) - exactly(tau - h)) / (2 * h);
     expect(Math.abs(evidenceGradient(byLaplace(tau).group) / slope - 1)).toBeLessThan(1e-6);
+  });
+
+  test("a precision for every parameter, τ·tᵢ: evidence and its derivative in τ", () => {
+    const t = Float64Array.of(0.2, 3, 1.1);
+    const [tau, h] = [0.8, 1e-4];
+    expect(Math.abs(byLaplace(tau, t).logEvidence / exactly(tau, t) - 1)).toBeLessThan(1e-10);
+    const slope = (exactly(tau + h, t) - exactly(tau - h, t)) / (2 * h);
+    expect(Math.abs(evidenceGradient(byLaplace(tau, t).group) / slope - 1)).toBeLessThan(1e-6);
   });
 
   test("MacKay's fixed point is the maximum", async () => {

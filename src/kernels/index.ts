@@ -1,6 +1,7 @@
 /** @file The kernels, one line an operation. Public as "priorwork/kernels". */
 export * from "./array.ts";
 export * from "./attention.ts";
+export * from "./categorical.ts";
 export * from "./colsum.ts";
 export * from "./crossentropy.ts";
 export * from "./dropout.ts";

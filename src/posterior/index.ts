@@ -46,6 +46,7 @@ export {
   laplaceDraws,
   type MonteCarloOptions,
   monteCarlo,
+  priorShapes,
 } from "./laplace.ts";
 export type { LogitModel } from "./layers.ts";
 export { type GaussianLogits, gaussianLogits, linearised, probit } from "./linearised.ts";

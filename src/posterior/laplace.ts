@@ -10,12 +10,12 @@
  *   const state = laplace(H, prior);                              τ and T: no further pass
  *   const posterior = probit(model, state);                       or linearised, or monteCarlo
  */
-import { valueFor } from "../autograd/index.ts";
+import { type Theta, valueFor } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { Stream } from "../random.ts";
 import { expectIsotropic, type Prior } from "../train/prior.ts";
 import type { BlockGaussian } from "./curvature.ts";
-import { type Draws, type ThetaClassifier, thetaMembers } from "./draws.ts";
+import { type Draws, readSlices, type ThetaClassifier, thetaMembers } from "./draws.ts";
 import type { Block, Ggn } from "./ggn.ts";
 import type { Posterior } from "./posterior.ts";
 import { featureCosine, volumeWarning } from "./volume.ts";
@@ -32,7 +32,7 @@ export interface LaplaceOptions {
   precisions?: Readonly<Record<string, number>> | undefined;
   /**
    * For a prior with a precision for every parameter, τᵢ = τ·tᵢ: t of each block, in the block's order; undefined for a
-   * block that has one τ.
+   * block that has one τ. `priorShapes` reads them.
    */
   shapes?: readonly (Float64Array | undefined)[] | undefined;
 }
@@ -62,7 +62,9 @@ export function laplace(ggn: Ggn, prior: Pick<Prior, "precision" | "density">, o
       throw new InputError(`laplace: ${name} is ${value} (expected a number above 0). 1 is Bayes' rule.`);
     }
   }
-  const taus = ggn.blocks.map((block) => precisionOf(block, prior, precisions));
+  const taus = ggn.blocks.map((block, b) =>
+    precisionOf(block, shapes[b] ? { ...prior, density: undefined } : prior, precisions),
+  );
   return {
     ggn,
     temperature,
@@ -73,6 +75,25 @@ export function laplace(ggn: Ggn, prior: Pick<Prior, "precision" | "density">, o
       block.curvature.gaussian(taus[b] as number, 1 / likelihoodTemperature, groupOf(block), shapes[b]),
     ),
   };
+}
+
+/**
+ * t of every block under a prior with a precision for every parameter (`diagonalPrior`), for `laplace`: undefined where it
+ * has one for all of them. Throws InputError for a prior that is no Gaussian, or whose precision is no diagonal.
+ */
+export async function priorShapes(
+  { blocks }: Ggn,
+  prior: Pick<Prior, "density">,
+  theta: Theta,
+): Promise<(Float64Array | undefined)[]> {
+  const { density } = prior;
+  const shapes: (Float64Array | undefined)[] = [];
+  for (const { slices } of blocks) {
+    const [t] = density?.name === "diagonal" && slices.every((slice) => density.covers(slice)) ? density.vectors : [];
+    if (!t) expectIsotropic("laplace", prior, slices);
+    shapes.push(t && Float64Array.from(await readSlices(theta, slices, t)));
+  }
+  return shapes;
 }
 
 /** What a block is called: the general group that its slices are of. */

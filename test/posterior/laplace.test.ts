@@ -6,10 +6,11 @@ import { type Example, type PackedBatch, packBatch } from "../../src/data/batche
 import { fromHost } from "../../src/kernels/index.ts";
 import { placeOf, type Structure } from "../../src/posterior/curvature.ts";
 import { type Block, type Ggn, type GgnOptions, ggn } from "../../src/posterior/ggn.ts";
-import { type Laplace, laplace, laplaceDraws, monteCarlo } from "../../src/posterior/laplace.ts";
+import { type Laplace, laplace, laplaceDraws, monteCarlo, priorShapes } from "../../src/posterior/laplace.ts";
 import { gaussianLogits, linearised, probit, probitLogits } from "../../src/posterior/linearised.ts";
 import { predict } from "../../src/posterior/posterior.ts";
 import { gaussianPrior } from "../../src/train/prior.ts";
+import { diagonalPrior, laplacePrior } from "../../src/train/shaped-priors.ts";
 import { gpuForTests, randn } from "../kernels/harness.ts";
 import { denseGgn, hessianOfSoftmax, jacobianOf, softmaxOf } from "./reference.ts";
 
@@ -315,6 +316,46 @@ describe("the posterior", () => {
       expect(() => laplace(full, flat)).toThrow(/precision of head is not positive definite .smallest eigenvalue/);
       prior.dispose();
       flat.dispose();
+    });
+  });
+});
+
+describe("a prior from a source task's Fisher information", () => {
+  const strengths = { encoder: { precision: 0.5 }, embeddings: { precision: 2 }, head: { precision: 3 } };
+
+  test("adds its own precision to every parameter; the head's is one", async () => {
+    await withNet(3, async (model) => {
+      const t = new Map(["e", ...LAYER].map((key, i) => [key, randn(60 + i, model.theta.layout.parameter(key).size).map((x) => x * x + 0.1)])); // biome-ignore format: one line
+      const prior = diagonalPrior(model, strengths, t);
+      const H = await ggn(model, BATCHES, { structure: "diagonal", groups: ["encoder", "head"] });
+      const shapes = await priorShapes(H, prior, model.theta);
+      expect(shapes.map((shape) => shape?.length)).toEqual([V * C, F * C, F, undefined, undefined]);
+      const state = laplace(H, prior, { shapes });
+      expect(state.precisions).toEqual([2, 0.5, 0.5, 3, 3]);
+      for (const [b, block] of H.blocks.entries()) {
+        const own = t.get(block.slices[0]?.key ?? "");
+        const h = dense(block).diagonal();
+        const root = state.gaussians[b]!.draw(new Float64Array(h.length).fill(1));
+        h.forEach((value, i) => {
+          expect(root[i]! ** -2 / (value + state.precisions[b]! * (own?.[i] ?? 1)) - 1).toBeCloseTo(0, 6);
+        });
+      }
+      // Without t the group's number would be taken for a precision.
+      expect(() => laplace(H, prior)).toThrow(/prior of embeddings is diagonal/);
+      const kronecker = await ggn(model, BATCHES, { structure: "kronecker", groups: ["encoder"] });
+      const ofLayer = await priorShapes(kronecker, prior, model.theta);
+      expect(() => laplace(kronecker, prior, { shapes: ofLayer })).toThrow(/Kronecker factors cannot take/);
+      prior.dispose();
+    });
+  });
+
+  test("a prior that is no Gaussian is refused", async () => {
+    await withNet(3, async (model) => {
+      const prior = laplacePrior(model, strengths);
+      const H = await ggn(model, BATCHES, { structure: "full" });
+      await expect(priorShapes(H, prior, model.theta)).rejects.toThrow(/prior of head is laplace/);
+      expect(() => laplace(H, prior)).toThrow(/prior of head is laplace/);
+      prior.dispose();
     });
   });
 });

@@ -23,6 +23,7 @@ const lookups = (g: Gpu, a: Input, tables: number) =>
   Array.from({ length: tables }, (_, j) => ({ table: a(9 + j, C), ids: numbers(g, N, 9 + j) }));
 const vectors = (a: Input) => ({ theta: a(LONG), grad: a(LONG), mu: a(LONG) });
 const step = { lr: 0.1, step: 1, last: true, decay: 0.01 };
+const noisy = { lr: 0.1, temperature: 0.5, key: [5, 6] as const, step: 1, last: true, real: [STRETCH] };
 
 /** Name → what it does; it returns its results, among them what it changed in place. */
 export const CASES: Record<string, (g: Gpu, a: Input) => k.NdArray | Record<string, k.NdArray>> = {
@@ -95,6 +96,28 @@ export const CASES: Record<string, (g: Gpu, a: Input) => k.NdArray | Record<stri
     const [status, all] = [k.createStatus(g), { ...vectors(a), momentum: a(LONG) }];
     k.sgdUpdate(g, all, STRETCH, status, { ...step, momentum: 0.9 });
     return { status, theta: all.theta, momentum: all.momentum };
+  },
+  normal: (g) => k.normal(g, [N, C], [5, 6]),
+  "langevinUpdate, SGLD": (g, a) => {
+    const [status, all] = [k.createStatus(g), vectors(a)];
+    k.langevinUpdate(g, all, STRETCH, status, noisy);
+    return { status, theta: all.theta };
+  },
+  "langevinUpdate, SGHMC": (g, a) => {
+    const [status, all] = [k.createStatus(g), { ...vectors(a), velocity: a(LONG) }];
+    k.langevinUpdate(g, all, STRETCH, status, { ...noisy, friction: 0.1 });
+    return { status, theta: all.theta, velocity: all.velocity };
+  },
+  swagCollect: (g, a) => {
+    const [moments, deviation] = [{ mean: a(LONG), m2: a(LONG) }, k.empty(g, [LONG])];
+    k.swagCollect(g, a(LONG), moments, deviation, 3);
+    return { ...moments, deviation };
+  },
+  swagDraw: (g, a) => {
+    const drawn = k.empty(g, [LONG]);
+    const gaussian = { mean: a(LONG), m2: k.unary(g, "square", a(LONG)), points: 4, deviations: [a(LONG), a(LONG)] };
+    k.swagDraw(g, gaussian, drawn, { key: [7, 8], weights: [0.5, -1] });
+    return drawn;
   },
 };
 

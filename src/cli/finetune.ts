@@ -167,6 +167,8 @@ async function train(
     at = training.restoreBest();
     out.note(`step ${at.step} was best on dev and is saved; its dev numbers were selected on the same examples`);
   }
+  // What the optimiser kept is not needed any more, and the phase may train a model of its own.
+  training.dispose();
   const posterior = await posteriorPhase({ model, target, data: data.train, options, out, reload, measure: measureOf });
   const after = "after training";
   const measured = posterior

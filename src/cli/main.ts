@@ -116,7 +116,7 @@ function commands(io: Io): Command {
     .option("--train <FILE>", "labelled texts, .tsv or .jsonl")
     .option("--dev <FILE>", "labelled texts to measure on, never trained on")
     .option("--task <TASK>", "classify (default)")
-    .option("--method <METHOD>", "mle | map (default) | frozen | scratch | dropout | sgld | sghmc | swag")
+    .option("--method <METHOD>", "mle | map (default) | frozen | scratch | dropout | sgld | sghmc | swag | ensemble")
     .option("--prior-precision <G=V,…>", "by group: a number ≥ 0, or inf (frozen); default encoder=300,head=1")
     .option("--readout <NAME>", "pooler (default, where there is one) | cls | mean | max | last4-concat | last4-sum")
     .option("--head <HEAD>", "linear (default) or mlp:H, one hidden layer of H channels")
@@ -133,7 +133,11 @@ function commands(io: Io): Command {
     .option("--dropout <P>", "instead of config.json's, everywhere")
     .option("--seed <N>", "names every random draw of the run (default 0)")
     .option("--no-shuffle", "batches in the table's order")
-    .option("--members <S>", "sub-models that predict together, with a method that has them (default 16)")
+    .option("--members <S>", "sub-models that predict together, with a method that has them (default 16; ensemble: 5)")
+    .option(
+      "--anchored [GROUPS]",
+      "ensemble: each member's prior and data are perturbed; centres drawn in GROUPS (default head)",
+    )
     .option("--sample <GROUPS>", "sgld, sghmc: what is sampled (default head); the rest stays at the mode")
     .option("--sample-lr <H>", "sgld, sghmc: step size on the mean loss (default .02, .005)")
     .option("--temperature <T>", "sgld, sghmc, swag: of the whole posterior (default 1)")

@@ -62,7 +62,7 @@ export function posteriorOfRun(
   if (stored) return thetaMembers(model, storedDraws(path, stored, model.theta, asked));
   if (method !== "dropout") {
     if (asked !== undefined && asked > 1) {
-      const what = "this run keeps one θ, and members come from --method dropout, sgld or sghmc";
+      const what = "this run keeps one θ, and members come from --method dropout, sgld, sghmc, swag or ensemble";
       refuse("--members", String(asked), what, "Leave the flag out, or fine-tune with one of them.");
     }
     return pointEstimate(model);

@@ -2,6 +2,7 @@
  * @file Flags of the methods that keep many θ. Each flag belongs to some methods; given with another it is refused, so that
  * nobody believes in a temperature that nothing has read.
  */
+import { InputError } from "../errors.ts";
 import type { Method, RawFlags } from "./options.ts";
 import { numberValue, refuse, wholeValue } from "./values.ts";
 
@@ -31,10 +32,17 @@ export interface SwagFlags {
   modes: number;
 }
 
+/** How the members of an ensemble are made to differ. */
+export interface EnsembleFlags {
+  /** Groups whose centre each member draws from the prior; undefined: members differ by seed alone. */
+  anchored: string[] | undefined;
+}
+
 export interface MethodOptions {
   /** Of `sgld` and `sghmc`. */
   sampler: SamplerOptions | undefined;
   swag: SwagFlags | undefined;
+  ensemble: EnsembleFlags | undefined;
 }
 
 /** Key → flag and the methods that read it. */
@@ -50,19 +58,23 @@ const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   every: ["--every", ["swag"]],
   rank: ["--rank", ["swag"]],
   modes: ["--modes", ["swag"]],
+  anchored: ["--anchored", ["ensemble"]],
 };
 
 /** All of them; an InputError for a value that is not one, or a flag that the method does not read. */
 export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
   const given = (key: string) => {
     const value = raw[key];
-    return typeof value === "string" ? value : undefined;
+    // A flag that may stand alone is true then.
+    return value === true ? "" : typeof value === "string" ? value : undefined;
   };
   for (const [key, [flag, methods]] of Object.entries(FLAGS)) {
     const text = given(key);
     if (text === undefined || methods.includes(method)) continue;
     const others = methods.join(" or ");
-    refuse(flag, text, `--method ${method} does not use it`, `Leave it out, or choose --method ${others}.`);
+    const advice = `Leave it out, or choose --method ${others}.`;
+    if (raw[key] === true) throw new InputError(`${flag}: --method ${method} does not use it. ${advice}`);
+    refuse(flag, text, `--method ${method} does not use it`, advice);
   }
   const value = (key: string, otherwise: string) => given(key) ?? otherwise;
   const above = (key: string, flag: string, otherwise: string, max = 1e9) =>
@@ -74,7 +86,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
     sampler:
       method === "sgld" || method === "sghmc"
         ? {
-            groups: groupsOf(value("sample", "head")),
+            groups: groupsOf("--sample", value("sample", "head")),
             lr: above("sampleLr", "--sample-lr", method === "sghmc" ? "0.005" : "0.02"),
             temperature,
             burnIn: whole("burnIn", "--burn-in", "500", 0, 1e7),
@@ -93,14 +105,21 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
             modes: whole("modes", "--modes", "1", 1, 64),
           }
         : undefined,
+    ensemble:
+      method === "ensemble"
+        ? {
+            anchored:
+              given("anchored") === undefined ? undefined : groupsOf("--anchored", value("anchored", "") || "head"),
+          }
+        : undefined,
   };
 }
 
-function groupsOf(text: string): string[] {
+function groupsOf(flag: string, text: string): string[] {
   const groups = text
     .split(",")
     .map((group) => group.trim())
     .filter((group) => group !== "");
-  if (groups.length === 0) refuse("--sample", text, "names no group", "Give, say, head.");
+  if (groups.length === 0) refuse(flag, text, "names no group", "Give, say, head.");
   return groups;
 }

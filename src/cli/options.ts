@@ -22,9 +22,9 @@ import {
 /** Flags as the argument parser leaves them: text where a value was given, true or false where none is taken. */
 export type RawFlags = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
-export const METHODS = ["mle", "map", "frozen", "scratch", "dropout", "sgld", "sghmc", "swag"] as const;
+export const METHODS = ["mle", "map", "frozen", "scratch", "dropout", "sgld", "sghmc", "swag", "ensemble"] as const;
 export type Method = (typeof METHODS)[number];
-const LATER_METHODS = ["ensemble", "laplace"];
+const LATER_METHODS = ["laplace"];
 const TASKS = ["classify"] as const;
 const LATER_TASKS = ["tokens", "regress", "regression", "pairs", "rank", "qa", "choice", "multilabel", "similarity"];
 
@@ -86,8 +86,10 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
 
 export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 };
 export const DEFAULT_MEMBERS = 16;
+/** Where each member is a training of its own. */
+const DEFAULT_TRAINED: Readonly<Partial<Record<Method, number>>> = { ensemble: 5 };
 /** Methods that predict with many sub-models. */
-const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag"];
+const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag", "ensemble"];
 export const MEMBERS = { min: 1, max: 4096, example: "16" };
 
 /** The text of a flag, or undefined. */
@@ -190,7 +192,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     ...lengthOptions(raw),
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     shuffle: raw.shuffle !== false,
-    members: membersOption(raw) ?? (MANY.includes(method) ? DEFAULT_MEMBERS : 1),
+    members: membersOption(raw) ?? (MANY.includes(method) ? (DEFAULT_TRAINED[method] ?? DEFAULT_MEMBERS) : 1),
     ...methodOptions(raw, method),
     evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
     select,
@@ -314,6 +316,7 @@ export function precisionsFor(method: Method, given: Precisions | undefined): Pr
     case "sgld":
     case "sghmc":
     case "swag":
+    case "ensemble":
       return { ...DEFAULT_PRECISIONS, ...given };
     default:
       return method satisfies never;

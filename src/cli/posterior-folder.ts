@@ -1,10 +1,10 @@
 /**
  * @file `posterior/` of a run folder: the many θ that a method keeps. A member is a safetensors file with the parameters
  * it covers, under the checkpoint's names (what it does not cover is model.safetensors'); posterior.json lists the
- * members with their sizes and SHA-256, and is written last. A member is read when it is asked for, and believed only if
+ * members with their SHA-256, and is written last. A member is read when it is asked for, and believed only if
  * it is the one that was written.
  */
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Slice, Theta } from "../autograd/index.ts";
 import { fileExists, readText, sha256File, storageError, writeFileAtomic } from "../data/files.ts";
@@ -33,23 +33,41 @@ export interface PosteriorRecord {
 
 const FOLDER = "posterior";
 const MANIFEST = "posterior.json";
+/** What an unfinished posterior has so far: as the manifest, without settings. Gone once that is written. */
+const JOURNAL = "journal.json";
 
 /** Writes members as they come; nothing is a posterior before `finish`. */
 export class PosteriorWriter {
   readonly #folder: string;
   readonly #slices: readonly Slice[];
   readonly #members: MemberFile[] = [];
+  readonly #method: string | undefined;
 
-  /** Removes what an earlier, unfinished attempt has left. `slices`: what a member covers. */
-  constructor(run: string, slices: readonly Slice[]) {
+  /**
+   * Removes what an earlier attempt has left. `slices`: what a member covers. `keep`: the method whose members, where each
+   * is costly and does not depend on those before it, stay as far as they are whole; `size` says how many do.
+   */
+  constructor(run: string, slices: readonly Slice[], { keep }: { keep?: string } = {}) {
     this.#folder = join(run, FOLDER);
     this.#slices = slices;
+    this.#method = keep;
+    if (keep !== undefined) this.#members.push(...this.#whole(keep));
+    const kept = new Set(this.#members.map(({ file }) => file));
     try {
-      rmSync(this.#folder, { recursive: true, force: true });
       mkdirSync(this.#folder, { recursive: true });
+      if (keep !== undefined) this.#writeJournal();
+      for (const name of readdirSync(this.#folder)) {
+        if (kept.has(name) || (keep !== undefined && name === JOURNAL)) continue;
+        rmSync(join(this.#folder, name), { recursive: true, force: true });
+      }
     } catch (error) {
       throw storageError(this.#folder, "write", error);
     }
+  }
+
+  /** Members that are there. */
+  get size(): number {
+    return this.#members.length;
   }
 
   /** `values`: the slices' numbers one after the other. */
@@ -60,23 +78,64 @@ export class PosteriorWriter {
       tensors.push({ name, dtype: "F32", shape, data: values.subarray(at, at + size) });
       at += size;
     }
-    const file = `member-${String(this.#members.length).padStart(3, "0")}.safetensors`;
+    const file = memberFile(this.#members.length);
     const path = join(this.#folder, file);
     writeFileAtomic(path, safetensorsPieces(tensors));
     this.#members.push({ file, sha256: sha256File(path) });
+    if (this.#method !== undefined) this.#writeJournal();
   }
 
   finish(method: string, settings: JsonObject): void {
-    const covers = this.#slices.flatMap(({ parameters }) => parameters.map(({ name }) => name));
-    const record: PosteriorRecord = { format: 1, method, covers, members: this.#members, settings };
+    const record: PosteriorRecord = { format: 1, method, covers: this.#covers, members: this.#members, settings };
     writeFileAtomic(join(this.#folder, MANIFEST), `${JSON.stringify(record, null, 2)}\n`);
+    rmSync(join(this.#folder, JOURNAL), { force: true });
   }
+
+  get #covers(): string[] {
+    return this.#slices.flatMap(({ parameters }) => parameters.map(({ name }) => name));
+  }
+
+  #writeJournal(): void {
+    const record = { format: 1, method: this.#method, covers: this.#covers, members: this.#members };
+    writeFileAtomic(join(this.#folder, JOURNAL), `${JSON.stringify(record, null, 2)}\n`);
+  }
+
+  /** The first members of an earlier attempt, up to one that is not the one that was written. */
+  #whole(method: string): MemberFile[] {
+    for (const name of [JOURNAL, MANIFEST]) {
+      const path = join(this.#folder, name);
+      if (!fileExists(path)) continue;
+      const record = recordAt(path);
+      if (record === undefined || record.method !== method || String(record.covers) !== String(this.#covers)) continue;
+      const broken = record.members.findIndex(({ file, sha256 }, s) => {
+        const member = join(this.#folder, file);
+        return file !== memberFile(s) || !fileExists(member) || sha256File(member) !== sha256;
+      });
+      return record.members.slice(0, broken < 0 ? undefined : broken);
+    }
+    return [];
+  }
+}
+
+function memberFile(s: number): string {
+  return `member-${String(s).padStart(3, "0")}.safetensors`;
 }
 
 /** The manifest of a run's posterior, or undefined where it keeps none. InputError: it is broken. */
 export function readPosterior(run: string): PosteriorRecord | undefined {
   const path = join(run, FOLDER, MANIFEST);
   if (!fileExists(path)) return undefined;
+  const record = recordAt(path);
+  if (record === undefined || record.members.length === 0 || !isObject(record.settings)) {
+    throw new InputError(
+      `${inert(path)}: not what priorwork writes (format, method, covers, members or settings). Train again with --overwrite.`,
+    );
+  }
+  return record;
+}
+
+/** A manifest or a journal; undefined: it is not what is written here. InputError: it is no JSON. */
+function recordAt(path: string): PosteriorRecord | undefined {
   const record = parseJson(readText(path, { maxBytes: 16 << 20 }), path);
   const members: unknown = record.members;
   const words = (x: unknown): x is string[] => Array.isArray(x) && x.every((word) => typeof word === "string");
@@ -84,19 +143,12 @@ export function readPosterior(run: string): PosteriorRecord | undefined {
     record.format === 1 &&
     typeof record.method === "string" &&
     words(record.covers) &&
-    isObject(record.settings) &&
     Array.isArray(members) &&
-    members.length > 0 &&
     members.every(
       // A name of ours and nothing else: a manifest must not lead out of its folder.
       (m) => isObject(m) && /^member-\d{3,6}\.safetensors$/.test(String(m.file)) && typeof m.sha256 === "string",
     );
-  if (!ok) {
-    throw new InputError(
-      `${inert(path)}: not what priorwork writes (format, method, covers, members or settings). Train again with --overwrite.`,
-    );
-  }
-  return record as unknown as PosteriorRecord;
+  return ok ? (record as unknown as PosteriorRecord) : undefined;
 }
 
 /**

@@ -1,6 +1,7 @@
 /**
  * @file What a method does once θ is at the mode: many θ around it, written to `posterior/` as they come, and then what
- * predicts. An interrupted phase is begun anew by `--resume`, from the trained θ: its draws are named by the seed.
+ * predicts. An interrupted phase is begun anew by `--resume`, from the trained θ (its draws are named by the seed), but
+ * for an ensemble's, which keeps the members that are finished.
  */
 import { join } from "node:path";
 import type { PackedBatch } from "../data/batches.ts";
@@ -20,6 +21,7 @@ import {
 } from "../posterior/index.ts";
 import type { LogPosterior } from "../train/index.ts";
 import type { ModeContext } from "./another-mode.ts";
+import { ensemblePhase } from "./ensemble-phase.ts";
 import type { SamplerOptions } from "./method-options.ts";
 import type { FinetuneOptions } from "./options.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
@@ -33,8 +35,9 @@ export interface PhaseContext extends ModeContext {
 }
 
 /** Throws InputError for what the phase would refuse: before anything is trained or written. */
-export function checkPhase<B>(target: LogPosterior<B>, { sampler }: FinetuneOptions): void {
+export function checkPhase<B>(target: LogPosterior<B>, { sampler, ensemble }: FinetuneOptions): void {
   if (sampler) sampledSlices(target, sampler.groups);
+  if (ensemble?.anchored) sampledSlices(target, ensemble.anchored);
 }
 
 /** Runs the phase of a method that has one; `Posterior` is what the run predicts with from now on, undefined for the others. */
@@ -42,6 +45,7 @@ export async function posteriorPhase(context: PhaseContext): Promise<Posterior |
   const { options, model } = context;
   if (options.sampler) await sampling(context, options.sampler);
   else if (options.swag) await swagPhase(context, options.swag);
+  else if (options.ensemble) await ensemblePhase(context, options.ensemble);
   else return undefined;
   const record = readPosterior(options.out);
   return record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);

@@ -91,7 +91,7 @@ describe("refusals: one line, exit 2", () => {
     [{ method: "mapp" }, /^--method mapp: unknown .* Did you mean map\?$/],
     [
       { method: "laplace" },
-      "--method laplace: not yet in this version. Choose one of mle, map, frozen, scratch, dropout, sgld, sghmc, swag.",
+      "--method laplace: not yet in this version. Choose one of mle, map, frozen, scratch, dropout, sgld, sghmc, swag, ensemble.",
     ],
     [{ task: "regress" }, "--task regress: not yet in this version. Choose classify."],
     [{ readout: "last4-mix" }, /^--readout last4-mix: learned layer weights are not yet in this version\./],

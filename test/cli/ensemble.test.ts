@@ -1,0 +1,134 @@
+/** @file Runs whose members are trained: seeds alone, anchored, and what an interruption leaves. */
+import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import { Layout } from "../../src/autograd/index.ts";
+import { PosteriorWriter } from "../../src/cli/posterior-folder.ts";
+import { parseSafetensors } from "../../src/model/safetensors.ts";
+import { temporaryFolder } from "../data/shared.ts";
+import { run, writeModel, writeRows } from "./harness.ts";
+
+const folder = temporaryFolder();
+const at = (name: string) => join(folder, name);
+const json = (path: string) => JSON.parse(readFileSync(path, "utf8"));
+const [model, train, dev] = [at("model"), at("train.tsv"), at("dev.tsv")];
+const finetune = (out: string, ...more: string[]) => [
+  ...["finetune", "--model", model, "--train", train, "--dev", dev, "--out", at(out), "--epochs", "1", "--batch", "8"],
+  ...["--seed", "3", "--lr", "1e-3", "--dropout", "0.1", "--json", ...more],
+];
+const member = (out: string, s: number) => at(`${out}/posterior/member-00${s}.safetensors`);
+/** Tensors by name, as bytes. */
+const tensors = (path: string) =>
+  new Map([...parseSafetensors(readFileSync(path), path).tensors].map(([name, { bytes }]) => [name, bytes]));
+
+beforeAll(async () => {
+  writeModel(model);
+  writeRows(train, 28, 1);
+  writeRows(dev, 20, 2);
+  expect((await run(finetune("plain", "--method", "ensemble", "--members", "3"))).code).toBe(0);
+});
+
+describe("an ensemble", () => {
+  test("holds the run itself, and the runs with the seeds after its own", async () => {
+    expect(readdirSync(at("plain/posterior")).sort()).toEqual([0, 1, 2].map((s) => `member-00${s}.safetensors`).concat("posterior.json")); // biome-ignore format: one comparison
+    expect(tensors(member("plain", 0))).toEqual(tensors(at("plain/model.safetensors")));
+    expect((await run(finetune("alone", "--method", "map", "--seed", "4"))).code).toBe(0);
+    expect(tensors(member("plain", 1))).toEqual(tensors(at("alone/model.safetensors")));
+    expect(tensors(member("plain", 2))).not.toEqual(tensors(member("plain", 1)));
+  });
+
+  test("predicts with all of them, in evaluate as at its end", async () => {
+    const metrics = json(at("plain/metrics.json"));
+    expect(metrics.members).toBe(3);
+    const { stdout } = await run(["evaluate", "--run", at("plain"), "--data", dev, "--json"]);
+    expect(JSON.parse(stdout)).toMatchObject(metrics);
+  });
+
+  test("interrupted, keeps the members that are finished; --resume trains the others and ends as if nothing had been", async () => {
+    const command = finetune("cut", "--method", "ensemble", "--members", "3");
+    let seen = false;
+    const cut = await run(command, {
+      onStderr: (text, interrupt) => {
+        if (!text.includes("member 3 of 3") || seen) return;
+        seen = true;
+        interrupt();
+      },
+    });
+    expect([seen, cut.code]).toEqual([true, 130]);
+    expect(cut.stderr).toContain("2 of 3 members are kept. Run the same command with --resume to go on.");
+    expect(readdirSync(at("cut/posterior")).sort()).toEqual(["journal.json", "member-000.safetensors", "member-001.safetensors"]); // biome-ignore format: one comparison
+    const written = statSync(member("cut", 1)).mtimeMs;
+    const resumed = await run([...command, "--resume"]);
+    expect([resumed.code, resumed.stderr]).toEqual([0, expect.stringContaining("2 of 3 members are there already")]);
+    expect(statSync(member("cut", 1)).mtimeMs).toBe(written);
+    for (const name of readdirSync(at("plain/posterior"))) {
+      expect(readFileSync(at(`cut/posterior/${name}`)), name).toEqual(readFileSync(at(`plain/posterior/${name}`)));
+    }
+    expect(readdirSync(at("cut/posterior"))).not.toContain("journal.json");
+  });
+
+  test("anchored, holds members of perturbed objectives beside the mode, which is MAP's; destroyed features are warned of", async () => {
+    const flags = ["--method", "ensemble", "--anchored", "--members", "2"];
+    const { code, stderr } = await run(finetune("anchored", ...flags));
+    expect([code, stderr.includes("do not keep the features")]).toEqual([0, false]);
+    expect(json(at("anchored/posterior/posterior.json")).settings).toEqual({ members: 2, seed: 3, anchored: ["head"] });
+    expect(tensors(at("anchored/model.safetensors"))).toEqual(tensors(at("plain/model.safetensors")));
+    // Not even the first is the mode; the encoder moves too, since the examples' weights differ.
+    for (const s of [0, 1]) expect(tensors(member("anchored", s))).not.toEqual(tensors(member("plain", s)));
+
+    const wide = ["--anchored", "encoder,head", "--prior-precision", "encoder=1,head=1", "--members", "1"];
+    const destroyed = await run(finetune("wide", "--method", "ensemble", ...wide));
+    expect(destroyed.code).toBe(0);
+    expect(destroyed.stderr).toMatch(/warning: --anchored: draws of encoder, head do not keep the features/);
+  });
+});
+
+describe("members of an earlier attempt", () => {
+  const { slices } = new Layout([{ key: "w", parameters: [{ name: "w", shape: [2, 3] }], groups: ["head"] }]);
+  const written = (name: string, n: number) => {
+    const writer = new PosteriorWriter(at(name), slices, { keep: "ensemble" });
+    for (let s = 0; s < n; s++) writer.add(Float32Array.from([s, 1, 2, 3, 4, 5]));
+    return writer;
+  };
+
+  test("stay up to the first that is not the one written, also once they were a posterior", () => {
+    written("kept", 3);
+    expect(new PosteriorWriter(at("kept"), slices, { keep: "ensemble" }).size).toBe(3);
+    written("whole", 3).finish("ensemble", {});
+    expect(new PosteriorWriter(at("whole"), slices, { keep: "ensemble" }).size).toBe(3);
+    // From here on it is no posterior until it is finished again.
+    expect(readdirSync(at("whole/posterior"))).not.toContain("posterior.json");
+    const path = at("kept/posterior/member-001.safetensors");
+    const bytes = readFileSync(path);
+    bytes[bytes.length - 1] = 7;
+    writeFileSync(path, bytes);
+    expect(new PosteriorWriter(at("kept"), slices, { keep: "ensemble" }).size).toBe(1);
+    expect(readdirSync(at("kept/posterior")).sort()).toEqual(["journal.json", "member-000.safetensors"]);
+  });
+
+  test("go where they are of another method or cover something else, or where nothing is to be kept", () => {
+    written("other", 2);
+    const { slices: others } = new Layout([{ key: "v", parameters: [{ name: "v", shape: [2, 3] }], groups: ["head"] }]);
+    expect(new PosteriorWriter(at("other"), others, { keep: "ensemble" }).size).toBe(0);
+    written("other", 2);
+    expect(new PosteriorWriter(at("other"), slices, { keep: "swag" }).size).toBe(0);
+    written("other", 2);
+    expect(new PosteriorWriter(at("other"), slices).size).toBe(0);
+    expect(readdirSync(at("other/posterior"))).toEqual([]);
+  });
+});
+
+describe("refused with a sentence", () => {
+  const cases: [string, string[], string][] = [
+    ["anchors of another method", ["--method", "map", "--anchored"], "--anchored: --method map does not use it"],
+    ["a group that is not there", ["--method", "ensemble", "--anchored", "haed"], "Did you mean head?"],
+    ["no group", ["--method", "ensemble", "--anchored", ","], "--anchored ,: names no group"],
+    ["a flat prior", ["--method", "ensemble", "--anchored", "--prior-precision", "head=0"], "has a flat prior"],
+    ["S = 0", ["--method", "ensemble", "--members", "0"], "--members 0"],
+  ];
+  test.each(cases)("%s", async (_, flags, sentence) => {
+    const { code, stderr } = await run(finetune("never", ...flags));
+    expect(stderr).toContain(sentence);
+    expect(code).toBe(2);
+  });
+});

@@ -24,13 +24,13 @@ function title({ name, layout, shape }: Row): string {
 
 /** A task, a line for each peer. */
 export function text(row: Row): string {
-  const verdict = row.best ? `  ${row.best} / priorwork = ${row.ratio}` : "";
+  const verdict = row.best.map(({ peer, ratio }) => `${peer} / priorwork = ${ratio}`).join(", ");
   const lines = row.entries.map(({ peer, medianMs, range, gflops, gbps, refused }) => {
     if (refused !== undefined) return `  ${peer.padEnd(16)} ${refused}`;
     const rate = gflops !== undefined ? `${gflops} GFLOP/s` : gbps !== undefined ? `${gbps} GB/s` : "";
     return `  ${peer.padEnd(16)} ${`${medianMs} ms`.padStart(10)}  (${range?.join(" … ")})  ${rate}`;
   });
-  return [title(row), ...lines, ...(verdict ? [verdict] : [])].join("\n");
+  return [title(row), ...lines, ...(verdict ? [`  ${verdict}`] : [])].join("\n");
 }
 
 /** Replaces what stands between the marks in bench/README.md; returns its path. */
@@ -49,14 +49,16 @@ export function table({ adapter, date, node, rounds, peers, absent, results }: R
     entry?.medianMs === undefined ? "–" : `${entry.medianMs} (${entry.range?.join("…")})`;
   const rows = results.map((row) => {
     const cells = peers.map(({ name }) => cell(row.entries.find(({ peer }) => peer === name)));
-    const ratio = row.ratio === undefined ? "–" : `${row.ratio} (${row.best})`;
-    return `| ${title(row)} | ${cells.join(" | ")} | ${ratio} |`;
+    const ratios = row.best.map(({ peer, ratio }) => `${ratio} (${peer})`).join(", ") || "–";
+    return `| ${title(row)} | ${cells.join(" | ")} | ${ratios} |`;
   });
-  const slower = results.filter(({ ratio }) => ratio !== undefined && ratio < 1);
+  const slower = results.flatMap((row) =>
+    row.best.slice(0, 1).flatMap((best) => (best.ratio < 1 ? [{ row, ...best }] : [])),
+  );
   const verdict =
     slower.length === 0
       ? "priorwork is the fastest of those on the adapter in every row that has a ratio."
-      : `priorwork is not the fastest in: ${slower.map((row) => `${title(row)}, where ${row.best} takes ${row.ratio} of its time`).join("; ")}.`;
+      : `priorwork is not the fastest in: ${slower.map(({ row, peer, ratio }) => `${title(row)}, where ${peer} takes ${ratio} of its time`).join("; ")}.`;
   const refusals = new Map<string, string[]>();
   for (const row of results)
     for (const { peer, refused } of row.entries)
@@ -65,9 +67,9 @@ export function table({ adapter, date, node, rounds, peers, absent, results }: R
         refusals.set(key, [...(refusals.get(key) ?? []), `${row.name}${row.layout ? ` ${row.layout}` : ""}`]);
       }
   return [
-    `${adapterText(adapter)}; Node ${node.slice(1)}; ${date.slice(0, 10)}. Milliseconds, median of ${rounds} rounds (fastest…slowest); the last column is the fastest other on the adapter divided by priorwork, above 1 where priorwork is faster.`,
+    `${adapterText(adapter)}; Node ${node.slice(1)}; ${date.slice(0, 10)}. Milliseconds, median of ${rounds} rounds (fastest…slowest); the last column is the fastest in JavaScript on the adapter, and each that is not, divided by priorwork: above 1 where priorwork is faster.`,
     "",
-    `| | ${head.join(" | ")} | best / priorwork |`,
+    `| | ${head.join(" | ")} | others / priorwork |`,
     `|---|${peers.map(() => "---:").join("|")}|---:|`,
     ...rows,
     "",

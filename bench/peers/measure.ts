@@ -1,6 +1,6 @@
 /** @file Times a task on all peers in turn, and compares. */
 import { inTurn, rounded, spreadOf } from "../rounds.ts";
-import type { Prepared, Task } from "./peer.ts";
+import type { Peer, Prepared, Task } from "./peer.ts";
 
 /** A peer's number for a task, or why it has none. */
 export interface Entry {
@@ -18,9 +18,14 @@ export interface Row {
   layout?: string;
   shape: Record<string, number>;
   entries: Entry[];
-  /** The fastest GPU peer's median by ours: above 1 we are faster. */
-  ratio?: number;
-  best?: string;
+  /** Of those on the adapter: the fastest in JavaScript, and those that are not; the fastest first. */
+  best: Ratio[];
+}
+
+/** A peer's median by ours: above 1 we are faster. */
+export interface Ratio {
+  peer: string;
+  ratio: number;
 }
 
 export async function measure(
@@ -47,15 +52,22 @@ function entry({ flops, bytes }: Task, peer: string, samples: readonly number[])
   };
 }
 
-/** The fastest of `peers` beside ours. */
+/** Ours beside others on the adapter: see Row.best. */
 export function compare(
   entries: readonly Entry[],
   ours: string,
-  peers: readonly string[],
-): Pick<Row, "ratio" | "best"> {
+  peers: readonly Pick<Peer, "name" | "where" | "native">[],
+): Ratio[] {
   const own = entries.find(({ peer }) => peer === ours)?.medianMs;
-  const others = entries.filter(({ peer, medianMs }) => peers.includes(peer) && medianMs !== undefined);
-  const best = others.sort((a, b) => (a.medianMs ?? 0) - (b.medianMs ?? 0))[0];
-  if (own === undefined || best?.medianMs === undefined) return {};
-  return { best: best.peer, ratio: Number((best.medianMs / own).toPrecision(3)) };
+  if (own === undefined) return [];
+  const others = entries
+    .flatMap(({ peer, medianMs }) => {
+      const { where, native = false } = peers.find(({ name }) => name === peer) ?? {};
+      return peer !== ours && where === "gpu" && medianMs !== undefined ? [{ peer, medianMs, native }] : [];
+    })
+    .sort((a, b) => a.medianMs - b.medianMs);
+  const script = others.find(({ native }) => !native);
+  return others
+    .filter((other) => other.native || other === script)
+    .map(({ peer, medianMs }) => ({ peer, ratio: Number((medianMs / own).toPrecision(3)) }));
 }

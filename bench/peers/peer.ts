@@ -75,6 +75,8 @@ export interface Peer {
   readonly version: string;
   /** "gpu": the adapter all share. */
   readonly where: "gpu" | "cpu";
+  /** A program of its own, where the others are JavaScript. */
+  readonly native?: boolean;
   prepare(task: Task, inputs: Record<string, Input>): Promise<Prepared>;
   close(): void | Promise<void>;
 }

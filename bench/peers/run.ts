@@ -76,7 +76,7 @@ for (const [name, open] of Object.entries(doors)) {
     peers.push(await open());
   } catch (error) {
     absent.push(`${name}: ${sentence(error)}`);
-    note(`warning: ${name} does not open: ${sentence(error)}`);
+    note(`${error instanceof Refusal ? "note" : "warning"}: ${name} does not take part: ${sentence(error)}`);
   }
 }
 
@@ -129,9 +129,8 @@ async function measured(task: Task): Promise<Row> {
   for (const { dispose } of prepared.values()) await dispose();
   const order = peers.map(({ name }) => name);
   entries.sort((a, b) => order.indexOf(a.peer) - order.indexOf(b.peer));
-  const rivals = peers.filter((peer) => peer.where === "gpu" && peer !== ours).map(({ name }) => name);
   const { name, layout, shape } = task;
-  return { name, ...(layout ? { layout } : {}), shape, entries, ...compare(entries, ours.name, rivals) };
+  return { name, ...(layout ? { layout } : {}), shape, entries, best: compare(entries, ours.name, peers) };
 }
 
 function version(path: string): string {

@@ -13,6 +13,7 @@ export async function openTorch(python: string): Promise<Peer> {
     name: "PyTorch CPU",
     version: answer.version ?? "",
     where: "cpu",
+    native: true,
     prepare: (task, inputs) => pipe.prepare(task, inputs),
     close: () => pipe.close(),
   };

@@ -5,6 +5,7 @@
 import { describe, expect, onTestFinished, test } from "vitest";
 import { check } from "../../bench/peers/check.ts";
 import { reference } from "../../bench/peers/f64.ts";
+import { compare } from "../../bench/peers/measure.ts";
 import { encoderLayer, fill, layerShapes } from "../../bench/peers/model.ts";
 import { type Algebra, type Input, type Prepared, Refusal, type Task } from "../../bench/peers/peer.ts";
 import { Pipe } from "../../bench/peers/pipe.ts";
@@ -109,6 +110,33 @@ describe("the check", () => {
   test("refuses too few numbers", () => expect(judge(peer([2, 4]))).rejects.toThrow(/2 numbers where 3/));
   test("refuses one that does not wait", () =>
     expect(judge(peer([2, 4, 6], 50))).rejects.toThrow(/says that it is done/));
+});
+
+describe("the comparison", () => {
+  const peers = [
+    { name: "ours", where: "gpu" },
+    { name: "slow script", where: "gpu" },
+    { name: "script", where: "gpu" },
+    { name: "program", where: "gpu", native: true },
+    { name: "processor", where: "cpu", native: true },
+  ] as const;
+  const times = (all: Record<string, number>) => Object.entries(all).map(([peer, medianMs]) => ({ peer, medianMs }));
+
+  test("is with the fastest script and with programs, on the adapter, the fastest first", () => {
+    const entries = times({ processor: 1, "slow script": 90, script: 30, ours: 10, program: 25 });
+    expect(compare(entries, "ours", peers)).toEqual([
+      { peer: "program", ratio: 2.5 },
+      { peer: "script", ratio: 3 },
+    ]);
+  });
+
+  test("leaves out who has no number, and is none where we have none", () => {
+    const refused = { peer: "script", refused: "wrong" };
+    expect(compare([refused, ...times({ ours: 30, "slow script": 10 })], "ours", peers)).toEqual([
+      { peer: "slow script", ratio: 0.333 },
+    ]);
+    expect(compare(times({ script: 10 }), "ours", peers)).toEqual([]);
+  });
 });
 
 describe("a peer in a child process", () => {

@@ -160,25 +160,34 @@ function rayleigh(S: Matrix, v: Float64Array): number {
 
 // ---- diagonal
 
-/** The diagonal of H, [size]; of a layer if `outputCovariance` is wanted. */
-export function diagonalCurvature(h: Float64Array, shape?: LayerShape): Curvature {
+/**
+ * The diagonal of H, [size]; of a layer if `outputCovariance` is wanted. Of an encoder these are millions of numbers: they
+ * may be float32, as the device sums them, and Λ is never written down.
+ */
+export function diagonalCurvature(h: Float32Array | Float64Array, shape?: LayerShape): Curvature {
   return {
     size: h.length,
     gaussian(tau, scale, group, t) {
-      const lambda = h.map((value, i) => tau * (t?.[i] ?? 1) + scale * value);
-      const smallest = lambda.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
+      const lambda = (i: number) => tau * (t?.[i] ?? 1) + scale * h[i]!;
+      const sum = (f: (i: number) => number) => {
+        let total = 0;
+        for (let i = 0; i < h.length; i++) total += f(i);
+        return total;
+      };
+      let smallest = Number.POSITIVE_INFINITY;
+      for (let i = 0; i < h.length; i++) smallest = Math.min(smallest, lambda(i));
       if (!(smallest > 0)) throw notPositiveDefinite(group, tau, smallest);
       return {
-        logDet: lambda.reduce((sum, value) => sum + Math.log(value), 0),
-        traceInverse: (t) => lambda.reduce((sum, value, i) => sum + (t?.[i] ?? 1) / value, 0),
-        draw: (z) => z.map((value, i) => value / Math.sqrt(lambda[i]!)),
+        logDet: sum((i) => Math.log(lambda(i))),
+        traceInverse: (t) => sum((i) => (t?.[i] ?? 1) / lambda(i)),
+        draw: (z) => z.map((value, i) => value / Math.sqrt(lambda(i))),
         outputCovariance(x) {
           const layer = expectLayer(shape);
           const { inputs, outputs } = layer;
           const covariance = new Float64Array(outputs * outputs);
           for (let o = 0; o < outputs; o++) {
             for (let i = 0; i < width(layer); i++) {
-              covariance[o * outputs + o]! += (i < inputs ? x[i]! ** 2 : 1) / lambda[placeOf(layer, o, i)]!;
+              covariance[o * outputs + o]! += (i < inputs ? x[i]! ** 2 : 1) / lambda(placeOf(layer, o, i));
             }
           }
           return covariance;
@@ -267,42 +276,6 @@ function eigen(S: Matrix): { values: number[]; vectors: Matrix } {
 }
 
 // ---- of all structures
-
-/** Bytes that a structure holds at its largest, factorisation included. */
-export function curvatureBytes(structure: Structure, layers: readonly LayerShape[]): number {
-  return layers.reduce((sum, shape) => {
-    const [P, m, outputs] = [parametersOf(shape), width(shape), shape.outputs];
-    // full: H, Λ, L. kronecker: the factors, their eigenvectors, and the solver's copies; Λ's eigenvalues.
-    const numbers =
-      structure === "full" ? 3 * P * P : structure === "diagonal" ? 2 * P : 3 * (m * m + outputs * outputs) + P;
-    return sum + 8 * numbers;
-  }, 0);
-}
-
-const MAX_BYTES = 100e6;
-
-/** Throws InputError, before anything is allocated, where a structure would take more than `maxBytes`; says what fits. */
-export function expectRoom(
-  structure: Structure,
-  layers: readonly LayerShape[],
-  { maxBytes = MAX_BYTES }: { maxBytes?: number | undefined },
-): void {
-  const bytes = curvatureBytes(structure, layers);
-  if (bytes <= maxBytes) return;
-  const parameters = layers.reduce((sum, shape) => sum + parametersOf(shape), 0);
-  const fitting = (["kronecker", "diagonal"] as const)
-    .filter((other) => other !== structure && curvatureBytes(other, layers) <= maxBytes)
-    .map((other) => `${other} (${megabytes(curvatureBytes(other, layers))})`);
-  const instead = fitting.length > 0 ? `What fits: ${fitting.join(", ")}` : "Choose fewer groups";
-  throw new InputError(
-    `laplace: ${structure} over ${parameters} parameters takes ${megabytes(bytes)} (at most ${megabytes(maxBytes)}). ${instead}; or raise the limit.`,
-  );
-}
-
-function megabytes(bytes: number): string {
-  const MB = bytes / 1e6;
-  return `${MB < 10 ? MB.toPrecision(2) : Math.round(MB)} MB`;
-}
 
 /** rows·rowsᵀ, [n, n] */
 function gram(rows: readonly Float64Array[]): Float64Array {

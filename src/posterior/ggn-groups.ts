@@ -21,10 +21,11 @@ import {
 } from "../kernels/index.ts";
 import { Stream } from "../random.ts";
 import { expectGroups } from "../train/prior.ts";
-import { diagonalCurvature, expectRoom, kroneckerCurvature, width } from "./curvature.ts";
+import { diagonalCurvature, kroneckerCurvature, width } from "./curvature.ts";
 import { readSlices } from "./draws.ts";
 import type { Block, Ggn, GgnOptions } from "./ggn.ts";
 import { isSlice, type LinearLayer, type LogitModel, layersOf, watching } from "./layers.ts";
+import { expectRoom } from "./room.ts";
 
 /** H over the batches; see `ggn`. */
 export async function groupsGgn<B>(
@@ -146,7 +147,7 @@ class DiagonalSums implements Sums {
     return Promise.all(
       this.#slices.map(async (slice) => {
         const sum = await readSlices(this.#theta, [slice], this.#sum);
-        return { slices: [slice], curvature: diagonalCurvature(Float64Array.from(sum, (h) => h / passes)) };
+        return { slices: [slice], curvature: diagonalCurvature(sum.map((h) => h / passes)) };
       }),
     );
   }

@@ -3,7 +3,6 @@ import { Matrix } from "ml-matrix";
 import { InputError } from "../errors.ts";
 import {
   diagonalCurvature,
-  expectRoom,
   fullCurvature,
   kroneckerCurvature,
   parametersOf,
@@ -14,6 +13,7 @@ import {
 import { readSlices } from "./draws.ts";
 import type { Ggn, GgnOptions } from "./ggn.ts";
 import { type LastLayer, type LogitModel, readLastLayer } from "./layers.ts";
+import { expectRoom } from "./room.ts";
 
 /** H over the batches; see `ggn`. */
 export async function lastLayerGgn<B>(model: LogitModel<B>, batches: readonly B[], options: GgnOptions): Promise<Ggn> {
@@ -44,7 +44,7 @@ export async function lastLayerGgn<B>(model: LogitModel<B>, batches: readonly B[
     structure === "full"
       ? fullCurvature(symmetric(H), shape)
       : structure === "diagonal"
-        ? diagonalCurvature(H[0]!, shape)
+        ? diagonalCurvature(Float32Array.from(H[0]!), shape)
         : kroneckerCurvature(symmetric(A).div(examples), symmetric(H), shape);
   const slices = bias ? [weight, bias] : [weight];
   const center = [await readSlices(model.theta, slices)];

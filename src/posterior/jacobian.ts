@@ -9,8 +9,9 @@ import { binary, concatColumns, empty, fromHost, matmul, NdArray } from "../kern
 import { type BlockGaussian, type KroneckerGaussian, width } from "./curvature.ts";
 import type { Block } from "./ggn.ts";
 import type { Laplace } from "./laplace.ts";
-import type { LogitModel } from "./layers.ts";
+import { type LogitModel, layersOf } from "./layers.ts";
 import type { GaussianLogits } from "./linearised.ts";
+import { expectBuffers } from "./room.ts";
 
 /** Mean and covariance (without the temperature) of a batch's logits. */
 export async function covarianceOfGroups(
@@ -20,6 +21,9 @@ export async function covarianceOfGroups(
 ): Promise<GaussianLogits> {
   const { engine, theta } = model;
   const { gpu } = engine;
+  const { K } = layersOf(model, batch);
+  const { maxBufferSize, maxStorageBufferBindingSize } = gpu.device.limits;
+  expectBuffers(Math.min(maxBufferSize, maxStorageBufferBindingSize), ggn.blocks, K);
   const roots = ggn.blocks.map((block, b) => rootOnDevice(gpu, block, gaussians[b] as BlockGaussian));
   try {
     const means: Float32Array[] = [];
@@ -28,7 +32,6 @@ export async function covarianceOfGroups(
       const one = sequenceOf(batch, row);
       const { reads } = engine.step(() => {
         let logits = model.logits(one); // [1, K]
-        const K = logits.shape[1] as number;
         const mean = logits.read();
         const rows = ggn.blocks.map(({ curvature }) => empty(gpu, [K, curvature.size], "f32", "laplace"));
         for (let k = 0; k < K; k++) {
@@ -54,7 +57,6 @@ export async function covarianceOfGroups(
       means.push(mean);
       grams.push(new Float32Array(products));
     }
-    const K = (means[0] as Float32Array).length;
     return { n: batch.sequences, K, mean: flat(means), covariance: flat(grams) };
   } finally {
     for (const root of roots) root.dispose();

@@ -3,9 +3,7 @@ import { determinant, inverse, Matrix } from "ml-matrix";
 import { describe, expect, test } from "vitest";
 import {
   type BlockGaussian,
-  curvatureBytes,
   diagonalCurvature,
-  expectRoom,
   fullCurvature,
   kroneckerCurvature,
   type LayerShape,
@@ -13,6 +11,7 @@ import {
   placeOf,
   width,
 } from "../../src/posterior/curvature.ts";
+import { curvatureBytes, expectBuffers, expectRoom } from "../../src/posterior/room.ts";
 import { randn } from "../kernels/harness.ts";
 
 const SHAPE: LayerShape = { inputs: 3, outputs: 2, bias: true };
@@ -148,9 +147,14 @@ describe("what is refused", () => {
     expect(curvatureBytes("diagonal", many)).toBeLessThan(100e6);
     expect(() => expectRoom("kronecker", many, {})).not.toThrow();
     expect(() => expectRoom("full", many, {})).toThrow(
-      "laplace: full over 57750 parameters takes 80042 MB (at most 100 MB). What fits: kronecker (4.6 MB), diagonal (0.92 MB); or raise the limit.",
+      "laplace: full over 57750 parameters takes 80042 MB (at most 100 MB). What fits: kronecker (4.6 MB), diagonal (0.23 MB); or raise the limit.",
     );
     expect(() => expectRoom("diagonal", many, { maxBytes: 1e5 })).toThrow(/Choose fewer groups; or raise the limit/);
+    const blocks = [{ slices: [{ key: "bert.embeddings.word_embeddings.weight" }], curvature: { size: 11_720_448 } }];
+    expect(() => expectBuffers(134_217_728, blocks, 2)).not.toThrow();
+    expect(() => expectBuffers(134_217_728, blocks, 3)).toThrow(
+      "laplace: the Jacobian of 3 logits in bert.embeddings.word_embeddings.weight takes 141 MB (at most 134 MB on this device). Leave its group out.",
+    );
     // Two classes on MiniLM: what the default is made for.
     expect(curvatureBytes("full", [{ inputs: 384, outputs: 2, bias: true }])).toBeLessThan(15e6);
   });

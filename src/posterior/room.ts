@@ -1,0 +1,56 @@
+/** @file Laplace's memory, known before anything is allocated; what does not fit is refused with what would. */
+import type { Slice } from "../autograd/index.ts";
+import { InputError } from "../errors.ts";
+import { type LayerShape, parametersOf, type Structure, width } from "./curvature.ts";
+
+/** Bytes that a structure holds at its largest, factorisation included. */
+export function curvatureBytes(structure: Structure, layers: readonly LayerShape[]): number {
+  return layers.reduce((sum, shape) => {
+    const [P, m, outputs] = [parametersOf(shape), width(shape), shape.outputs];
+    // full: H, Λ, L in float64. kronecker: the factors, their eigenvectors, and the solver's copies; Λ's eigenvalues.
+    if (structure === "full") return sum + 24 * P * P;
+    return sum + (structure === "diagonal" ? 4 * P : 24 * (m * m + outputs * outputs) + 8 * P);
+  }, 0);
+}
+
+const MAX_BYTES = 100e6;
+
+/** Throws InputError, before anything is allocated, where a structure would take more than `maxBytes`; says what fits. */
+export function expectRoom(
+  structure: Structure,
+  layers: readonly LayerShape[],
+  { maxBytes = MAX_BYTES }: { maxBytes?: number | undefined },
+): void {
+  const bytes = curvatureBytes(structure, layers);
+  if (bytes <= maxBytes) return;
+  const parameters = layers.reduce((sum, shape) => sum + parametersOf(shape), 0);
+  const fitting = (["kronecker", "diagonal"] as const)
+    .filter((other) => other !== structure && curvatureBytes(other, layers) <= maxBytes)
+    .map((other) => `${other} (${megabytes(curvatureBytes(other, layers))})`);
+  const instead = fitting.length > 0 ? `What fits: ${fitting.join(", ")}` : "Choose fewer groups";
+  throw new InputError(
+    `laplace: ${structure} over ${parameters} parameters takes ${megabytes(bytes)} (at most ${megabytes(maxBytes)}). ${instead}; or raise the limit.`,
+  );
+}
+
+function megabytes(bytes: number): string {
+  const MB = bytes / 1e6;
+  return `${MB < 10 ? MB.toPrecision(2) : Math.round(MB)} MB`;
+}
+
+/**
+ * Throws InputError where K rows of a block's Jacobian are more than `most` bytes, what a kernel can be given at once.
+ */
+export function expectBuffers(
+  most: number,
+  blocks: readonly { slices: readonly Pick<Slice, "key">[]; curvature: { size: number } }[],
+  K: number,
+): void {
+  for (const { slices, curvature } of blocks) {
+    const bytes = 4 * K * curvature.size;
+    if (bytes <= most) continue;
+    throw new InputError(
+      `laplace: the Jacobian of ${K} logits in ${slices[0]?.key} takes ${megabytes(bytes)} (at most ${megabytes(most)} on this device). Leave its group out.`,
+    );
+  }
+}

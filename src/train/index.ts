@@ -2,6 +2,14 @@
 export { type Facts, parseState, serializeState, type TrainState } from "./checkpoint.ts";
 export type { PriorDensity } from "./density.ts";
 export { type Classifier, type Evaluation, evaluate, labelsOf, logitsOf } from "./evaluate.ts";
+export {
+  classifierScores,
+  FisherCollector,
+  type FisherNumbers,
+  featureScores,
+  pretrainingScores,
+  type Scores,
+} from "./fisher.ts";
 export { type FitOptions, fit, type StepReport, Trainer } from "./fit.ts";
 export { type LowRankForm, lowRankLogDensity } from "./lowrank.ts";
 export {

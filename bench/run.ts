@@ -17,6 +17,7 @@ import { ladder } from "./ladder.ts";
 import { cases as layernorm } from "./layernorm.ts";
 import { cases as matmul } from "./matmul.ts";
 import { memoryCases } from "./memory.ts";
+import { posteriorCases } from "./posterior.ts";
 import { type BenchRow, measure, measureInTurn, withShare } from "./runner.ts";
 import { cases as softmax } from "./softmax.ts";
 import { stackCases, stepCases } from "./step.ts";
@@ -55,11 +56,12 @@ const GROUPS: Record<string, () => BenchCase[] | Promise<BenchCase[]>> = {
   step: () => stepCases(gpu),
   stack: () => stackCases(gpu),
   memory: () => memoryCases(gpu),
+  posterior: () => posteriorCases(gpu),
 };
 
 const results: BenchRow[] = [];
 for (const [group, make] of Object.entries(GROUPS)) {
-  if (words.includes("kernels") && ["step", "stack", "host", "memory"].includes(group)) continue;
+  if (words.includes("kernels") && ["step", "stack", "host", "memory", "posterior"].includes(group)) continue;
   const bodies = await make();
   const wanted = bodies.filter(
     ({ name }) =>

@@ -102,10 +102,10 @@ export async function stepCases(
   return cases;
 }
 
-const OPTIONS = { labels: 2, readout: "mean" } as const;
+export const OPTIONS = { labels: 2, readout: "mean" } as const;
 
 /** Weights as at a random start, without the seconds that 22.7 million normal numbers would take for each case. */
-function seededCheckpoint(config: Readonly<Record<string, string | number>>): Checkpoint {
+export function seededCheckpoint(config: Readonly<Record<string, string | number>>): Checkpoint {
   const parameters = encoderSlices(parseBertConfig(config, "bench"), false).flatMap((slice) => slice.parameters);
   const shapes = new Map(parameters.map(({ name, shape }) => [name, shape]));
   const stream = new Stream(1, "bench weights");
@@ -196,27 +196,34 @@ function headAlone(engine: Engine, c: number, examples: Example[]): Pick<BenchCa
   };
 }
 
-/** A training that takes one step at every `run`; the model is made at the first one and freed by `dispose`. */
-function trainer(
+/**
+ * A training that takes one step at every `run`, and does `after` with its θ; the model is made at the first one and freed
+ * by `dispose`.
+ */
+export function trainer(
   engine: Engine,
   source: Checkpoint,
   examples: Example[],
   precision: number,
+  optimizer = adam({ lr: 1e-5 }),
+  after: (theta: Theta) => void = () => {},
 ): Pick<BenchCase, "run" | "dispose"> {
+  let model: BertForSequenceClassification | undefined;
   let steps: ReturnType<typeof fit> | undefined;
   let free = () => {};
   return {
     async run() {
       if (!steps) {
-        const model = await BertForSequenceClassification.load(engine, source, OPTIONS);
-        const prior = gaussianPrior(model, {
+        const loaded = await BertForSequenceClassification.load(engine, source, OPTIONS);
+        model = loaded;
+        const prior = gaussianPrior(loaded, {
           encoder: { precision },
           head: { mean: 0, precision: precision > 0 ? 1 : 0 },
         });
-        const target = logPosterior(model, prior, { N: examples.length });
+        const target = logPosterior(loaded, prior, { N: examples.length });
         // A batch is an epoch here, and the last step of an epoch is read before the next: every run is one whole step.
         steps = fit(target, examples, {
-          optimizer: adam({ lr: 1e-5 }),
+          optimizer,
           epochs: 10_000,
           batch: examples.length,
           warmup: 0,
@@ -224,10 +231,11 @@ function trainer(
         });
         free = () => {
           prior.dispose();
-          model.dispose();
+          loaded.dispose();
         };
       }
       await steps.next();
+      if (model) after(model.theta);
     },
     async dispose() {
       await steps?.return();

@@ -1,0 +1,76 @@
+/**
+ * @file What many θ cost over one, on a MiniLM-shaped BERT at SST-2's lengths: a step of SGLD and one of MAP with SWAG's
+ * point collected after it, each beside a MAP step; ten dropout members beside one prediction, for one sentence and for a
+ * batch of 32.
+ */
+import { Engine, type Theta } from "../src/autograd/index.ts";
+import { type Example, packBatch } from "../src/data/batches.ts";
+import type { Gpu } from "../src/gpu/index.ts";
+import { BertForSequenceClassification } from "../src/model/bert.ts";
+import { dropoutMembers, type Posterior, pointEstimate, predict, Swag, sgld } from "../src/posterior/index.ts";
+import { Stream } from "../src/random.ts";
+import type { BenchCase } from "./case.ts";
+import { LENGTHS, MINILM, OPTIONS, seededCheckpoint, trainer } from "./step.ts";
+
+const CONFIG = { ...MINILM, hidden_dropout_prob: 0.1, attention_probs_dropout_prob: 0.1 };
+const MEMBERS = 10;
+
+export function posteriorCases(gpu: Gpu): BenchCase[] {
+  const engine = new Engine(gpu);
+  const source = seededCheckpoint(CONFIG);
+  const lengths = LENGTHS[1] ?? [];
+  const stream = new Stream(1, "bench");
+  const example = (length: number, i: number): Example => ({
+    ids: Uint32Array.from({ length }, () => stream.integer(CONFIG.vocab_size)),
+    typeIds: new Uint32Array(length),
+    label: i % 2,
+  });
+  const examples = lengths.map(example);
+  const tokens = lengths.reduce((a, b) => a + b, 0);
+  const step = (name: string, body: ReturnType<typeof trainer>): BenchCase => ({
+    name,
+    turn: "posterior step",
+    shape: { tokens },
+    ...body,
+  });
+  let path: Swag | undefined;
+  const collect = (theta: Theta) => {
+    path ??= new Swag(theta, 10);
+    path.collect();
+  };
+  const swag = trainer(engine, source, examples, 300, undefined, collect);
+  const forget = async () => {
+    path?.dispose();
+    path = undefined;
+    await swag.dispose?.();
+  };
+  return [
+    step("posterior.step.MAP", trainer(engine, source, examples, 300)),
+    step("posterior.step.SGLD", trainer(engine, source, examples, 300, sgld({ lr: 1e-6, N: examples.length }))),
+    step("posterior.step.SWAG", { run: swag.run, dispose: forget }),
+    ...[[13], [...lengths, ...lengths]].flatMap((batch) => {
+      const packed = packBatch(batch.map(example));
+      const shape = { sequences: packed.sequences, tokens: packed.tokens };
+      const turn = `predict ${packed.sequences}`;
+      const ask = (
+        name: string,
+        members: number,
+        make: (model: BertForSequenceClassification) => Posterior,
+      ): BenchCase => {
+        let model: BertForSequenceClassification | undefined;
+        return {
+          ...{ name, turn, shape: { ...shape, members } },
+          async run() {
+            model ??= await BertForSequenceClassification.load(engine, source, OPTIONS);
+            await predict(make(model), [packed]);
+          },
+          dispose: () => model?.dispose(),
+        };
+      };
+      return [
+        ask("posterior.predict", 1, pointEstimate),
+        ask("posterior.predict.dropout", MEMBERS, (model) => dropoutMembers(model, { S: MEMBERS })),
+      ];
+    }),
+  ];
+}

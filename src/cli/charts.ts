@@ -205,7 +205,7 @@ function median(values: Float64Array): number {
   return ((sorted[Math.floor(half)] ?? 0) + (sorted[Math.ceil(half)] ?? 0)) / 2;
 }
 
-interface Drawing {
+export interface Drawing {
   Plot: Plot;
   /** A panel; its height is in its options. */
   plot(options: PlotOptions): Element;
@@ -213,8 +213,8 @@ interface Drawing {
   compose(text: ChartText, panels: readonly Element[]): string;
 }
 
-/** The libraries, and an empty document of their own for each chart. */
-async function drawing(): Promise<Drawing> {
+/** The libraries, and an empty document of their own for each chart; for charts of other subjects in the same hand, too. */
+export async function drawing(): Promise<Drawing> {
   const [Plot, { parseHTML }] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
   const { document } = parseHTML("<html></html>");
   const element = (name: string, attributes: Record<string, string | number>, text?: string) => {

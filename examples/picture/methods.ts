@@ -1,0 +1,127 @@
+/**
+ * @file The ways to predict that the picture compares, each from the same trained models: MLE and MAP by the same steps,
+ * and the posterior methods around MAP's θ. Nothing is tuned per size or per method.
+ */
+import type { Engine } from "../../src/autograd/index.ts";
+import { type Example, packBatch } from "../../src/data/batches.ts";
+import { BertForSequenceClassification } from "../../src/model/bert.ts";
+import {
+  drawsOf,
+  dropoutMembers,
+  ggn,
+  heldDraws,
+  laplace,
+  linearised,
+  type Posterior,
+  pointEstimate,
+  predictAll,
+  readSlices,
+  sampledSlices,
+  sghmc,
+  swag,
+  type TrajectoryDraw,
+  thetaMembers,
+  trajectory,
+} from "../../src/posterior/index.ts";
+import { adam, fit, gaussianPrior, logPosterior } from "../../src/train/index.ts";
+
+export interface Setting {
+  engine: Engine;
+  model: string;
+  labels: readonly string[];
+  train: readonly Example[];
+  dev: readonly Example[];
+  seed: number;
+}
+
+const RATES = { lr: 5e-4, headLr: 5e-3 };
+const TAU = { encoder: 300, head: 1 };
+const BATCH = 16;
+/** Steps of a training: fourteen epochs, and enough of them where an epoch is one step. */
+const epochsFor = (n: number) => Math.max(14, Math.ceil(60 / Math.ceil(n / BATCH)));
+
+/** A trained model, its target, and the way to be rid of it. */
+async function train({ engine, model: folder, labels, train, seed }: Setting, tau: typeof TAU, dropout: boolean) {
+  const model = await BertForSequenceClassification.load(engine, folder, { labels, seed });
+  const prior = gaussianPrior(model, { encoder: { precision: tau.encoder }, head: { precision: tau.head } });
+  const target = logPosterior(model, prior, { N: train.length });
+  const options = { optimizer: adam(RATES), epochs: epochsFor(train.length), batch: BATCH, seed, dropout };
+  for await (const _ of fit(target, train, { ...options, warn: () => {} }));
+  const dispose = () => {
+    prior.dispose();
+    model.dispose();
+  };
+  return { model, target, dispose };
+}
+
+/** The method that `predictions` gives last. */
+export const LAST = "five MAPs";
+
+/** Name → log-probabilities of dev, [n·K], one method after the other. */
+export async function* predictions(setting: Setting): AsyncGenerator<{ method: string; logMean: Float64Array }> {
+  const { train: data, dev, seed } = setting;
+  const ask = async (method: string, posterior: Posterior) => {
+    const { logMean } = await predictAll(posterior, dev, { batch: 64 });
+    return { method, logMean };
+  };
+
+  const frozen = await train(setting, { ...TAU, encoder: Number.POSITIVE_INFINITY }, false);
+  yield await ask("frozen encoder", pointEstimate(frozen.model));
+  frozen.dispose();
+
+  const mle = await train(setting, { encoder: 0, head: 0 }, false);
+  yield await ask("MLE", pointEstimate(mle.model));
+  mle.dispose();
+
+  const masked = await train(setting, TAU, true);
+  yield await ask("dropout members", dropoutMembers(masked.model, { S: 16, seed }));
+  masked.dispose();
+
+  const { model, target, dispose } = await train(setting, TAU, false);
+  yield await ask("MAP", pointEstimate(model));
+
+  const curvature = await ggn(model, batchesOf(data), { structure: "full" });
+  yield await ask("Laplace, head", linearised(model, laplace(curvature, target.prior), { S: 64, seed }));
+
+  const draws: TrajectoryDraw[] = [];
+  const sampler = (own: number) => sghmc({ lr: 0.02, N: data.length, seed: own });
+  // 8 chains of 8 draws: a step costs the head alone.
+  for await (const draw of trajectory(target, data, {
+    sampler,
+    draws: 8,
+    chains: 8,
+    burnIn: 200,
+    thin: 25,
+    batch: BATCH,
+    seed,
+  }))
+    draws.push(draw);
+  yield await ask("SGHMC, head", thetaMembers(model, drawsOf(sampledSlices(target, ["head"]), draws)));
+
+  const gaussian = await swag(target, data, {
+    optimizer: adam(RATES),
+    points: 20,
+    every: Math.ceil(data.length / BATCH),
+    batch: BATCH,
+    seed,
+    warn: () => {},
+  });
+  yield await ask("SWAG", thetaMembers(model, gaussian.draws(16, { seed })));
+  gaussian.dispose();
+
+  // MAP from five seeds: the first is the one at hand.
+  const slices = model.theta.layout.slices;
+  const modes = [await readSlices(model.theta, slices)];
+  for (let s = 1; s < 5; s++) {
+    const other = await train({ ...setting, seed: seed + 100 * s }, TAU, false);
+    modes.push(await readSlices(other.model.theta, slices));
+    other.dispose();
+  }
+  yield await ask(LAST, thetaMembers(model, heldDraws(slices, modes)));
+  dispose();
+}
+
+function batchesOf(examples: readonly Example[]) {
+  const count = Math.ceil(examples.length / 64);
+  return Array.from({ length: count }, (_, i) => packBatch(examples.slice(64 * i, 64 * (i + 1))));
+}

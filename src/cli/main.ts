@@ -116,7 +116,10 @@ function commands(io: Io): Command {
     .option("--train <FILE>", "labelled texts, .tsv or .jsonl")
     .option("--dev <FILE>", "labelled texts to measure on, never trained on")
     .option("--task <TASK>", "classify (default)")
-    .option("--method <METHOD>", "mle | map (default) | frozen | scratch | dropout | sgld | sghmc | swag | ensemble")
+    .option(
+      "--method <METHOD>",
+      "mle | map (default) | frozen | scratch | dropout | sgld | sghmc | swag | ensemble | laplace",
+    )
     .option("--prior-precision <G=V,…>", "by group: a number ≥ 0, or inf (frozen); default encoder=300,head=1")
     .option("--readout <NAME>", "pooler (default, where there is one) | cls | mean | max | last4-concat | last4-sum")
     .option("--head <HEAD>", "linear (default) or mlp:H, one hidden layer of H channels")
@@ -140,7 +143,9 @@ function commands(io: Io): Command {
     )
     .option("--sample <GROUPS>", "sgld, sghmc: what is sampled (default head); the rest stays at the mode")
     .option("--sample-lr <H>", "sgld, sghmc: step size on the mean loss (default .02, .005)")
-    .option("--temperature <T>", "sgld, sghmc, swag: of the whole posterior (default 1)")
+    .option("--temperature <T>", "sgld, sghmc, swag, laplace: of the whole posterior (default 1)")
+    .option("--likelihood-temperature <T>", "laplace: of the likelihood alone (default 1)")
+    .option("--structure <NAME>", "laplace: covariance of the last layer, full (default), diagonal or kronecker")
     .option("--burn-in <N>", "sgld, sghmc: steps before the first draw (default 500)")
     .option("--thin <N>", "sgld, sghmc: steps from draw to draw (default 50)")
     .option("--chains <N>", "sgld, sghmc: chains, which share the members (default 2)")

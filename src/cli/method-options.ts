@@ -4,7 +4,7 @@
  */
 import { InputError } from "../errors.ts";
 import type { Method, RawFlags } from "./options.ts";
-import { numberValue, refuse, wholeValue } from "./values.ts";
+import { choiceValue, numberValue, refuse, wholeValue } from "./values.ts";
 
 /** How a sampler walks once θ is trained. */
 export interface SamplerOptions {
@@ -38,18 +38,29 @@ export interface EnsembleFlags {
   anchored: string[] | undefined;
 }
 
+/** Which Gaussian is put around the mode. */
+export interface LaplaceFlags {
+  /** Of the last layer's curvature. */
+  structure: "full" | "diagonal" | "kronecker";
+  /** T of the whole posterior. */
+  temperature: number;
+  /** T of the likelihood alone. */
+  likelihoodTemperature: number;
+}
+
 export interface MethodOptions {
   /** Of `sgld` and `sghmc`. */
   sampler: SamplerOptions | undefined;
   swag: SwagFlags | undefined;
   ensemble: EnsembleFlags | undefined;
+  laplace: LaplaceFlags | undefined;
 }
 
 /** Key → flag and the methods that read it. */
 const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   sample: ["--sample", ["sgld", "sghmc"]],
   sampleLr: ["--sample-lr", ["sgld", "sghmc"]],
-  temperature: ["--temperature", ["sgld", "sghmc", "swag"]],
+  temperature: ["--temperature", ["sgld", "sghmc", "swag", "laplace"]],
   burnIn: ["--burn-in", ["sgld", "sghmc"]],
   thin: ["--thin", ["sgld", "sghmc"]],
   chains: ["--chains", ["sgld", "sghmc"]],
@@ -59,6 +70,8 @@ const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   rank: ["--rank", ["swag"]],
   modes: ["--modes", ["swag"]],
   anchored: ["--anchored", ["ensemble"]],
+  structure: ["--structure", ["laplace"]],
+  likelihoodTemperature: ["--likelihood-temperature", ["laplace"]],
 };
 
 /** All of them; an InputError for a value that is not one, or a flag that the method does not read. */
@@ -82,6 +95,8 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
   const whole = (key: string, flag: string, otherwise: string, min: number, max: number) =>
     wholeValue(flag, value(key, otherwise), { min, max, example: otherwise });
   const temperature = numberValue("--temperature", value("temperature", "1"), { min: 0, example: "1" });
+  if (method === "laplace" && temperature === 0)
+    refuse("--temperature", value("temperature", ""), "leaves the mode alone (expected a number > 0)", "Give, say, 1.");
   return {
     sampler:
       method === "sgld" || method === "sghmc"
@@ -110,6 +125,14 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
         ? {
             anchored:
               given("anchored") === undefined ? undefined : groupsOf("--anchored", value("anchored", "") || "head"),
+          }
+        : undefined,
+    laplace:
+      method === "laplace"
+        ? {
+            structure: choiceValue("--structure", value("structure", "full"), ["full", "diagonal", "kronecker"]),
+            temperature,
+            likelihoodTemperature: above("likelihoodTemperature", "--likelihood-temperature", "1"),
           }
         : undefined,
   };

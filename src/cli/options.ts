@@ -22,9 +22,19 @@ import {
 /** Flags as the argument parser leaves them: text where a value was given, true or false where none is taken. */
 export type RawFlags = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
-export const METHODS = ["mle", "map", "frozen", "scratch", "dropout", "sgld", "sghmc", "swag", "ensemble"] as const;
+export const METHODS = [
+  "mle",
+  "map",
+  "frozen",
+  "scratch",
+  "dropout",
+  "sgld",
+  "sghmc",
+  "swag",
+  "ensemble",
+  "laplace",
+] as const;
 export type Method = (typeof METHODS)[number];
-const LATER_METHODS = ["laplace"];
 const TASKS = ["classify"] as const;
 const LATER_TASKS = ["tokens", "regress", "regression", "pairs", "rank", "qa", "choice", "multilabel", "similarity"];
 
@@ -89,7 +99,7 @@ export const DEFAULT_MEMBERS = 16;
 /** Where each member is a training of its own. */
 const DEFAULT_TRAINED: Readonly<Partial<Record<Method, number>>> = { ensemble: 5 };
 /** Methods that predict with many sub-models. */
-const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag", "ensemble"];
+const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag", "ensemble", "laplace"];
 export const MEMBERS = { min: 1, max: 4096, example: "16" };
 
 /** The text of a flag, or undefined. */
@@ -153,7 +163,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
   const value = (key: string, otherwise: string) => textFlag(raw, key) ?? otherwise;
   const model = required(raw, "model", "--model", "DIR");
   const train = required(raw, "train", "--train", "FILE");
-  const method = choiceValue("--method", value("method", "map"), METHODS, LATER_METHODS);
+  const method = choiceValue("--method", value("method", "map"), METHODS);
   const given = textFlag(raw, "priorPrecision");
   const optimizer = choiceValue("--optimizer", value("optimizer", "adam"), ["adam", "adamw", "sgd"]);
   const select = choiceValue("--select", value("select", "last"), ["last", "best"]);
@@ -317,6 +327,7 @@ export function precisionsFor(method: Method, given: Precisions | undefined): Pr
     case "sghmc":
     case "swag":
     case "ensemble":
+    case "laplace":
       return { ...DEFAULT_PRECISIONS, ...given };
     default:
       return method satisfies never;

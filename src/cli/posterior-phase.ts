@@ -22,6 +22,7 @@ import {
 import type { LogPosterior } from "../train/index.ts";
 import type { ModeContext } from "./another-mode.ts";
 import { ensemblePhase } from "./ensemble-phase.ts";
+import { laplacePhase } from "./laplace-phase.ts";
 import type { SamplerOptions } from "./method-options.ts";
 import type { FinetuneOptions } from "./options.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
@@ -46,6 +47,7 @@ export async function posteriorPhase(context: PhaseContext): Promise<Posterior |
   if (options.sampler) await sampling(context, options.sampler);
   else if (options.swag) await swagPhase(context, options.swag);
   else if (options.ensemble) await ensemblePhase(context, options.ensemble);
+  else if (options.laplace) await laplacePhase(context, options.laplace);
   else return undefined;
   const record = readPosterior(options.out);
   return record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);

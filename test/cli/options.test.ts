@@ -89,10 +89,6 @@ describe("refusals: one line, exit 2", () => {
     [{ schedule: "linaer" }, "--schedule linaer: unknown (expected linear, cosine, constant). Did you mean linear?"],
     [{ optimizer: "adamm" }, /Did you mean adam\?$/],
     [{ method: "mapp" }, /^--method mapp: unknown .* Did you mean map\?$/],
-    [
-      { method: "laplace" },
-      "--method laplace: not yet in this version. Choose one of mle, map, frozen, scratch, dropout, sgld, sghmc, swag, ensemble.",
-    ],
     [{ task: "regress" }, "--task regress: not yet in this version. Choose classify."],
     [{ readout: "last4-mix" }, /^--readout last4-mix: learned layer weights are not yet in this version\./],
     [{ readout: "poler" }, /Did you mean pooler\?$/],

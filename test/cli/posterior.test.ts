@@ -95,6 +95,30 @@ describe("a run of a sampler", () => {
     expect(JSON.parse((await evaluate("swag")).stdout)).toMatchObject(json(at("swag/metrics.json")));
   });
 
+  test("by Laplace: draws of the last layer around the mode", async () => {
+    const base = [
+      "finetune",
+      "--model",
+      model,
+      "--train",
+      train,
+      "--dev",
+      dev,
+      "--out",
+      at("laplace"),
+      "--epochs",
+      "1",
+    ];
+    const flags = ["--batch", "8", "--seed", "3", "--lr", "1e-3", "--method", "laplace", "--members", "7"];
+    expect((await run([...base, ...flags, "--likelihood-temperature", "2"])).code).toBe(0);
+    const record = json(at("laplace/posterior/posterior.json"));
+    expect(record).toMatchObject({ method: "laplace", covers: ["classifier.weight", "classifier.bias"] });
+    expect(record.settings).toMatchObject({ structure: "full", temperature: 1, likelihoodTemperature: 2, n: 28, precisions: [1] }); // biome-ignore format: one record
+    expect(record.members).toHaveLength(7);
+    expect(readFileSync(at("map/model.safetensors"))).toEqual(readFileSync(at("laplace/model.safetensors")));
+    expect(JSON.parse((await evaluate("laplace")).stdout)).toMatchObject(json(at("laplace/metrics.json")));
+  });
+
   test("interrupted while it samples, is not finished; --resume samples anew and ends as if nothing had been", async () => {
     const command = finetune("cut", "--method", "sgld");
     let seen = false;

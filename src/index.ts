@@ -28,6 +28,7 @@ export {
 export { type BertConfig, parseBertConfig } from "./model/config.ts";
 export { type Checkpoint, exportTensors, type LoadReport } from "./model/load.ts";
 export { BertForPreTraining, type PretrainingBatch } from "./model/pretraining.ts";
+export { memberPrecision, type RankOne, spreadMembers } from "./model/rank-one.ts";
 export { READOUTS, type Readout, readoutNamed, type Vectors } from "./model/readout.ts";
 export { writeSafetensors } from "./model/safetensors.ts";
 export { open } from "./open.ts";

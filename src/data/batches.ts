@@ -36,6 +36,8 @@ export interface PackedBatch {
   sequences: number;
   /** T, the longest sequence */
   longest: number;
+  /** Set: so many copies of one batch, one after the other, each for one rank-one member. */
+  members?: number;
 }
 
 /** Packs examples in the order given. RangeError: no example, one without tokens, labels on some only. */

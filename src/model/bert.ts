@@ -11,6 +11,7 @@ import { InputError } from "../errors.ts";
 import { type AttentionPlan, attentionPlan, fromHost, type NdArray } from "../kernels/index.ts";
 import { type BertConfig, parseBertConfig } from "./config.ts";
 import { type Checkpoint, checkSizes, fillTheta, hasParameter, type LoadReport, randomStart } from "./load.ts";
+import { levelMembers, memberBatch, memberKey, type RankOne, rankOneSlices } from "./rank-one.ts";
 import { type Readout, readoutNamed } from "./readout.ts";
 
 /** The key of each dropout of the model, by its site; undefined means no dropout (evaluation). */
@@ -88,12 +89,34 @@ export class BertEncoder {
   /** True: of a layer only its input is kept, and its backward runs it again. Slower, less memory, the same bits. */
   recompute = false;
 
-  /** `heads`: the slices of whatever stands on the encoder; θ covers both. */
-  constructor(engine: Engine, config: BertConfig, heads: readonly SliceSpec[], pooler: boolean) {
+  /** `heads`: the slices of whatever stands on the encoder; θ covers both, and the vectors of rank-one members. */
+  constructor(engine: Engine, config: BertConfig, heads: readonly SliceSpec[], pooler: boolean, rankOne?: RankOne) {
     this.engine = engine;
     this.config = config;
     this.hasPooler = pooler;
-    this.theta = new Theta(engine, new Layout([...encoderSlices(config, pooler), ...heads]));
+    const slices = [...encoderSlices(config, pooler), ...heads];
+    const vectors = rankOne ? rankOneSlices(slices, rankOne) : [];
+    this.theta = new Theta(engine, new Layout([...slices, ...vectors]));
+  }
+
+  /**
+   * act(x·Wᵀ + b) + residual with the parameters under a prefix: x [R, in] → [R, out]. `members`: x is so many copies of
+   * one batch, and where the layer has rank-one members each is multiplied by its own W_m.
+   */
+  linear(
+    prefix: string,
+    x: Tensor,
+    { members, activation, residual }: Omit<ops.LinearOptions, "bias"> & { members?: number | undefined } = {},
+  ): Tensor {
+    const p = (key: string) => this.theta.tensor(key);
+    const [weight, bias] = [p(`${prefix}.weight`), p(`${prefix}.bias`)];
+    if (members === undefined || !this.theta.layout.has(memberKey(prefix, "r"))) {
+      return ops.linear(x, weight, { bias, ...(activation ? { activation } : {}), ...(residual ? { residual } : {}) });
+    }
+    const y = ops.linear(ops.rowScale(x, p(memberKey(prefix, "s"))), weight, { bias });
+    const scaled = ops.rowScale(y, p(memberKey(prefix, "r")));
+    const active = activation ? ops.unary(activation, scaled) : scaled;
+    return residual ? ops.add(active, residual) : active;
   }
 
   upload(packed: PackedBatch): DeviceBatch {
@@ -126,28 +149,27 @@ export class BertEncoder {
     const prefix = `bert.encoder.layer.${i}`;
     const p = (name: string) => this.theta.tensor(`${prefix}.${name}`);
     const site = 1 + SITES_PER_LAYER * i;
+    const { members } = batch.packed;
+    const linear: typeof this.linear = (name, y, options) =>
+      this.linear(`${prefix}.${name}`, y, { members, ...options });
     // A frozen layer has no dropout inside it: it is knowledge held fixed.
     const live = this.#frozen(`${prefix}.output.dense.weight`) ? undefined : keys;
     // layerNorm(W·y + b + x): the sum belongs to the product, or where a dropout stands between to the normalisation.
     const addNorm = (residual: Tensor, y: Tensor, name: string, offset: number) => {
-      const [weight, bias] = [p(`${name}.dense.weight`), p(`${name}.dense.bias`)];
       const [gamma, beta] = [p(`${name}.LayerNorm.weight`), p(`${name}.LayerNorm.bias`)];
       if (!live || hiddenDropout === 0)
-        return ops.layerNorm(ops.linear(y, weight, { bias, residual }), gamma, beta, eps);
-      const dropped = ops.dropout(ops.linear(y, weight, { bias }), hiddenDropout, live(site + offset));
+        return ops.layerNorm(linear(`${name}.dense`, y, { residual }), gamma, beta, eps);
+      const dropped = ops.dropout(linear(`${name}.dense`, y), hiddenDropout, live(site + offset));
       return ops.addLayerNorm(dropped, residual, gamma, beta, eps);
     };
 
-    const qkv = ops.linear(x, p("attention.self.weight"), { bias: p("attention.self.bias") }); // [N, 3C]
+    const qkv = linear("attention.self", x); // [N, 3C]
     const context = ops.attention(qkv, batch.plan, {
       heads,
       ...(live && attentionDropout > 0 ? { dropout: { p: attentionDropout, key: live(site) } } : {}),
     }); // [N, C]
     const attended = addNorm(x, context, "attention.output", 1);
-    const hidden = ops.linear(attended, p("intermediate.dense.weight"), {
-      bias: p("intermediate.dense.bias"),
-      activation: hiddenAct,
-    }); // [N, F]
+    const hidden = linear("intermediate.dense", attended, { activation: hiddenAct }); // [N, F]
     return addNorm(attended, hidden, "output", 2);
   }
 
@@ -171,9 +193,8 @@ export class BertEncoder {
   }
 
   /** tanh(W·x + b) of the first token's vector: x [B, C] → [B, C]. */
-  pooler(x: Tensor): Tensor {
-    const p = (name: string) => this.theta.tensor(`bert.pooler.dense.${name}`);
-    return ops.linear(x, p("weight"), { bias: p("bias"), activation: "tanh" });
+  pooler(x: Tensor, members?: number): Tensor {
+    return this.linear("bert.pooler.dense", x, { members, activation: "tanh" });
   }
 
   /** A readout of a batch: → [B, width]. */
@@ -192,7 +213,7 @@ export class BertEncoder {
       cls: (x) => ops.rows(x, batch.first),
       mean: (x) => ops.segmentMean(x, batch.starts),
       max: (x) => ops.segmentMax(x, batch.starts),
-      pooler: (x) => this.pooler(x),
+      pooler: (x) => this.pooler(x, packed.members),
     });
   }
 
@@ -249,6 +270,8 @@ export interface ClassifierOptions {
   scratch?: boolean;
   /** Run every layer again in the backward instead of keeping its values: a third more work, the same bits. */
   recompute?: boolean;
+  /** S members that share the weights and are trained together: see rank-one.ts. */
+  rankOne?: RankOne | undefined;
 }
 
 /** One label per sequence: readout → dropout → head. */
@@ -260,17 +283,21 @@ export class BertForSequenceClassification {
   readonly labels: readonly string[];
   /** Parameters that did not come with the checkpoint; their prior mean is 0. */
   readonly newParameters = new Set<string>();
+  /** Members that `loss` trains together; what `logits` gives is the shared model's. */
+  readonly rankOne: RankOne | undefined;
 
   constructor(
     engine: Engine,
     config: BertConfig,
-    options: { labels: readonly string[]; readout: Readout; head: HeadSpec },
+    options: { labels: readonly string[]; readout: Readout; head: HeadSpec; rankOne?: RankOne | undefined },
   ) {
     this.readout = options.readout;
     this.head = options.head;
     this.labels = options.labels;
+    this.rankOne = options.rankOne;
     const heads = headSlices(options.head, options.readout, config, options.labels.length);
-    this.encoder = new BertEncoder(engine, config, heads, options.readout.usesPooler ?? false);
+    this.encoder = new BertEncoder(engine, config, heads, options.readout.usesPooler ?? false, options.rankOne);
+    levelMembers(this.theta);
   }
 
   /**
@@ -291,6 +318,7 @@ export class BertForSequenceClassification {
         labels: labelNames(options.labels ?? config.labels ?? 2),
         readout: typeof readout === "string" ? readoutNamed(readout, config.layers) : readout,
         head: options.head ?? stored.head ?? "linear",
+        rankOne: options.rankOne,
       });
       model.encoder.recompute = options.recompute ?? false;
       return start(model, checkpoint, options);
@@ -316,31 +344,41 @@ export class BertForSequenceClassification {
 
   /** → [B, K]. */
   logits(batch: PackedBatch, keys?: DropoutKeys): Tensor {
-    return this.classify(this.features(batch, keys), keys);
+    return this.classify(this.features(batch, keys), keys, batch.members);
   }
 
-  /** The head alone: [B, width] → [B, K]. */
-  classify(features: Tensor, keys?: DropoutKeys): Tensor {
-    const { config, theta } = this;
+  /** Of all rank-one members in one pass: → [S·B, K], member m's in the rows m·B … (m + 1)·B. */
+  memberLogits(batch: PackedBatch, keys?: DropoutKeys): Tensor {
+    return this.logits(memberBatch(batch, this.rankOne?.members ?? 1), keys);
+  }
+
+  /** The head alone: [B, width] → [B, K]; `members`: the rows are so many copies, each for its rank-one member. */
+  classify(features: Tensor, keys?: DropoutKeys, members?: number): Tensor {
+    const { config } = this;
     const p = config.classifierDropout ?? config.hiddenDropout;
     let x = this.encoder.headDropout(features, p, 0, keys);
     if (this.head !== "linear") {
-      x = ops.linear(x, theta.tensor("priorwork.head.hidden.weight"), {
-        bias: theta.tensor("priorwork.head.hidden.bias"),
-        activation: "gelu",
-      });
+      x = this.encoder.linear("priorwork.head.hidden", x, { members, activation: "gelu" });
       x = this.encoder.headDropout(x, p, 1, keys);
     }
-    const prefix = headPrefix(this.head, this.readout);
-    return ops.linear(x, theta.tensor(`${prefix}.weight`), { bias: theta.tensor(`${prefix}.bias`) });
+    return this.encoder.linear(headPrefix(this.head, this.readout), x, { members });
   }
 
-  /** −log p(y | x, θ) of every sequence, in nats: → [B]. The batch has labels. */
+  /** −log p(y | x, θ) of every sequence, in nats: → [B]; of rank-one members their mean. The batch has labels. */
   loss(batch: PackedBatch, keys?: DropoutKeys): { nlls: Tensor; count: number; logits: Tensor } {
     if (!batch.labels) throw new Error("loss: the batch has no labels");
-    const logits = this.logits(batch, keys);
-    const targets = fromHost(this.engine.gpu, batch.labels);
-    return { nlls: weigh(ops.crossEntropy(logits, targets), batch.weights), count: batch.sequences, logits };
+    const logits = this.rankOne ? this.memberLogits(batch, keys) : this.logits(batch, keys);
+    return { nlls: this.nllsOf(logits, batch.labels, batch.weights), count: batch.sequences, logits };
+  }
+
+  /** −w log p(y) from logits [B, K], or from the members' [S·B, K] their mean: → [B]. Weights default to 1. */
+  nllsOf(logits: Tensor, labels: Uint32Array, weights?: Float32Array): Tensor {
+    const [B, S] = [labels.length, (logits.shape[0] as number) / labels.length];
+    if (S === 1) return weigh(ops.crossEntropy(logits, fromHost(this.engine.gpu, labels)), weights);
+    const copies = Uint32Array.from({ length: S * B }, (_, i) => labels[i % B] ?? 0);
+    const nlls = ops.reshape(ops.crossEntropy(logits, fromHost(this.engine.gpu, copies)), [S, B]);
+    const average = this.engine.tensor(new Float32Array(S).fill(1 / S), [1, S]);
+    return weigh(ops.reshape(ops.matmul(average, nlls), [B]), weights);
   }
 
   dispose(): void {
@@ -349,7 +387,7 @@ export class BertForSequenceClassification {
 }
 
 /** NLLs [B] times their weights, where there are any: p^w for p. */
-export function weigh(nlls: Tensor, weights: Float32Array | undefined): Tensor {
+function weigh(nlls: Tensor, weights: Float32Array | undefined): Tensor {
   return weights ? ops.multiply(nlls, nlls.engine.tensor(weights, nlls.shape)) : nlls;
 }
 

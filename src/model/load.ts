@@ -9,6 +9,7 @@ import { inert } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { Stream } from "../random.ts";
 import type { BertConfig } from "./config.ts";
+import { MEMBERS_GROUP } from "./rank-one.ts";
 import { firstNonFinite } from "./safetensors.ts";
 
 /** What loading needs of a checkpoint, wherever it comes from. */
@@ -101,7 +102,7 @@ export async function fillTheta(
   const used = new Set<string>();
   const fresh: { name: string; slice: Slice }[] = [];
   const absent: string[] = [];
-  for (const slice of theta.layout.slices) {
+  for (const slice of ownSlices(theta)) {
     const isHead = slice.groups[0] === "head";
     for (const { name, shape } of slice.parameters) {
       const found = spellings(name).find((n) => checkpoint.shapes.has(n));
@@ -162,7 +163,7 @@ export function randomStart(
   newParameters: Set<string>,
   { seed = 0, initializerRange = 0.02 } = {},
 ): LoadReport {
-  const { names } = theta.layout;
+  const names = ownSlices(theta).flatMap(({ parameters }) => parameters.map(({ name }) => name));
   initialize(theta, names, seed, "start", initializerRange);
   for (const name of names) newParameters.add(name);
   return { loaded: 0, missing: names, unexpected: [], notes: ["everything starts at random"] };
@@ -188,9 +189,14 @@ export interface NamedTensor {
   data: Float32Array;
 }
 
+/** Slices of the model itself: the vectors of rank-one members are no part of a checkpoint. */
+function ownSlices({ layout }: Theta): Slice[] {
+  return layout.slices.filter(({ groups }) => groups[0] !== MEMBERS_GROUP);
+}
+
 /** Every parameter under its name, read from θ (or from another vector of its layout). */
 export async function* exportTensors(theta: Theta, vector = theta.values): AsyncGenerator<NamedTensor> {
-  for (const slice of theta.layout.slices) {
+  for (const slice of ownSlices(theta)) {
     for (const { name, shape } of slice.parameters) yield { name, shape, data: await theta.get(name, vector) };
   }
 }

@@ -60,6 +60,7 @@ export {
   predictionOf,
 } from "./posterior.ts";
 export { combine, type Predictive } from "./predictive.ts";
+export { rankOneDraws, rankOneMembers } from "./rank-one.ts";
 export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
 export { type Cycle, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";
 export { Swag, type SwagOptions, swag } from "./swag.ts";

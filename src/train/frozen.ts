@@ -7,7 +7,8 @@ import type { Engine, Theta } from "../autograd/index.ts";
 import { ops, Tensor } from "../autograd/index.ts";
 import { type Example, packBatch } from "../data/batches.ts";
 import { empty, fromHost, NdArray } from "../kernels/index.ts";
-import { BertForSequenceClassification, type DropoutKeys, weigh } from "../model/bert.ts";
+import { BertForSequenceClassification, type DropoutKeys } from "../model/bert.ts";
+import { MEMBERS_GROUP } from "../model/rank-one.ts";
 import type { Likelihood } from "./objective.ts";
 import type { Source } from "./source.ts";
 
@@ -54,12 +55,17 @@ export class FrozenFeatures implements Likelihood<FeatureBatch>, Source<FeatureB
   loss({ rows }: FeatureBatch, dropout?: DropoutKeys): { nlls: Tensor; count: number } {
     const { gpu } = this.engine;
     this.#features ??= this.#compute();
-    const index = fromHost(gpu, Uint32Array.from(rows));
+    // A copy for each rank-one member: the vectors are the same, the heads are not.
+    const S = this.#model.rankOne?.members;
+    const index = fromHost(
+      gpu,
+      Uint32Array.from({ length: (S ?? 1) * rows.length }, (_, i) => rows[i % rows.length] ?? 0),
+    );
     const labels = Uint32Array.from(rows, (row) => this.#examples[row]?.label as number);
-    const features = ops.rows(new Tensor(this.engine, this.#features), index); // [B, width]
-    const logits = this.#model.classify(features, dropout); // [B, K]
+    const features = ops.rows(new Tensor(this.engine, this.#features), index); // [B, width] or [S·B, width]
+    const logits = this.#model.classify(features, dropout, S); // [B, K] or [S·B, K]
     const weights = this.#weighted ? Float32Array.from(rows, (row) => this.#examples[row]?.weight ?? 1) : undefined;
-    return { nlls: weigh(ops.crossEntropy(logits, fromHost(gpu, labels)), weights), count: rows.length };
+    return { nlls: this.#model.nllsOf(logits, labels, weights), count: rows.length };
   }
 
   dispose(): void {
@@ -94,7 +100,9 @@ export function frozenFeatures(model: object, data: unknown): FrozenFeatures | u
   if (!(model instanceof BertForSequenceClassification) || !Array.isArray(data)) return undefined;
   if (data.some((example: Example) => example.label === undefined)) return undefined;
   const { theta, config, readout } = model;
-  if (!theta.layout.slices.every((slice) => slice.groups[0] === "head" || theta.isFrozen(slice))) return undefined;
+  const learns = (group: string | undefined) =>
+    group === "head" || (group === MEMBERS_GROUP && model.rankOne?.layers !== "all");
+  if (!theta.layout.slices.every((slice) => learns(slice.groups[0]) || theta.isFrozen(slice))) return undefined;
   const bytes = 4 * data.length * readout.width(config.hiddenSize, config.layers);
   const { maxBufferSize, maxStorageBufferBindingSize } = model.engine.gpu.device.limits;
   if (bytes > Math.min(maxBufferSize, maxStorageBufferBindingSize)) return undefined;

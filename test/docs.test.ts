@@ -20,7 +20,13 @@ import { run } from "./cli/harness.ts";
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** Inside the repository, so that `import … from "priorwork"` leads here. Ignored by git. */
 const WORK = join(ROOT, ".docs-test");
-const DOCUMENTS = ["README.md", "CONTRIBUTING.md", ...readdirSync(join(ROOT, "docs")).map((name) => `docs/${name}`)];
+const DOCUMENTS = [
+  "README.md",
+  "CONTRIBUTING.md",
+  ...readdirSync(join(ROOT, "docs"))
+    .filter((name) => name.endsWith(".md"))
+    .map((name) => `docs/${name}`),
+];
 
 interface Fence {
   info: string;

@@ -5,9 +5,21 @@
 import type { Engine } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { BertForSequenceClassification } from "../model/bert.ts";
-import { adam, adamW, type FitOptions, gaussianPrior, type Optimizer, type Prior, sgd } from "../train/index.ts";
+import {
+  adam,
+  adamW,
+  type FitOptions,
+  gaussianPrior,
+  laplacePrior,
+  type Optimizer,
+  type Prior,
+  sgd,
+  studentTPrior,
+} from "../train/index.ts";
 import type { FinetuneOptions } from "./options.ts";
 import type { Output } from "./output.ts";
+import { priorChoice } from "./prior-choice.ts";
+import { loadPrior } from "./prior-file.ts";
 import { adjusted, type Folder, type LoadedClassifier, report } from "./source.ts";
 
 /** What the table's labels ask of the head. */
@@ -49,11 +61,21 @@ export async function loadFor(
 }
 
 /** The prior around a model as it was loaded. Groups at precision inf are frozen in it from here on. */
-export function priorOf(model: LoadedClassifier, { precisions }: FinetuneOptions): Prior {
-  return gaussianPrior(
-    model,
-    Object.fromEntries(Object.entries(precisions).map(([group, precision]) => [group, { precision }])),
-  );
+export function priorOf(model: LoadedClassifier, { prior, precisions }: FinetuneOptions): Prior {
+  const spec = Object.fromEntries(Object.entries(precisions).map(([group, precision]) => [group, { precision }]));
+  const choice = priorChoice(prior);
+  switch (choice.family) {
+    case "gaussian":
+      return gaussianPrior(model, spec);
+    case "laplace":
+      return laplacePrior(model, spec);
+    case "student-t":
+      return studentTPrior(model, spec, choice);
+    case "file":
+      return loadPrior(choice.path, model, spec);
+    default:
+      return choice satisfies never;
+  }
 }
 
 /** Only what training needs: `dropout` is a probability there and a switch here. */

@@ -21,6 +21,8 @@ import { type EvaluateJson, measure, posteriorOf } from "./measure.ts";
 import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
 import { checkPhase, posteriorPhase } from "./posterior-phase.ts";
+import { priorFile } from "./prior-choice.ts";
+import { checkPrior } from "./prior-file.ts";
 import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
@@ -31,7 +33,9 @@ export async function finetune(raw: RawFlags, io: Io): Promise<void> {
   const options = finetuneOptions(raw);
   const out = new Output(io, options.json);
   const { resume, overwrite } = options;
-  const inputs = [options.model, options.train, ...(options.dev === undefined ? [] : [options.dev])];
+  const inputs = [options.model, options.train, options.dev, priorFile(options.prior)].filter(
+    (path) => path !== undefined,
+  );
   checkOut(options.out, { resume, overwrite, inputs });
   for (const warning of optionWarnings(options)) out.warning(warning);
   const folder = openModelFolder("--model", options.model);
@@ -71,6 +75,8 @@ function prepare(options: FinetuneOptions, folder: Folder, out: Output): Data {
   if (newHead)
     out.note(`the checkpoint's head is for other labels (${quoteList(folder.config.labels ?? [])}) and is left out`);
   const maxLength = lengthFor(options.maxLength, folder.config);
+  const weights = sha256File(`${folder.path}/model.safetensors`);
+  const file = priorFile(options.prior);
   const encode = (table: Table, i: number) =>
     examplesOf(table, folder.tokenizer, folder.config, { maxLength, onLong: options.onLong }, out, ids[i]);
   const remember = (table: Table) => ({
@@ -87,7 +93,8 @@ function prepare(options: FinetuneOptions, folder: Folder, out: Output): Data {
     inputs: {
       train: remember(train),
       dev: dev === undefined ? null : remember(dev),
-      weights: sha256File(`${folder.path}/model.safetensors`),
+      weights,
+      prior: file === undefined ? undefined : checkPrior(file, folder.config, weights),
       maxLength,
     },
   };

@@ -13,6 +13,7 @@ import {
   type Prediction,
   pointEstimate,
   predictAll,
+  rankOneMembers,
   thetaMembers,
 } from "../posterior/index.ts";
 import { DEFAULT_MEMBERS, MEMBERS, type RawFlags, textFlag } from "./options.ts";
@@ -41,13 +42,14 @@ export function batchOption(raw: RawFlags): number {
   return wholeValue("--batch", textFlag(raw, "batch") ?? String(PREDICT_BATCH), { min: 1, max: 65_535, example: "32" });
 }
 
-/** S masks of θ for a dropout run; θ itself, without dropout, for any other and for S = 1. */
+/** S masks of θ for a dropout run, a rank-one model's members; θ itself, without dropout, for any other and for S = 1. */
 export function posteriorOf(
   model: BertForSequenceClassification,
   method: string,
   members: number,
   seed: number,
 ): Posterior {
+  if (model.rankOne) return rankOneMembers(model);
   return method === "dropout" && members > 1 ? dropoutMembers(model, { S: members, seed }) : pointEstimate(model);
 }
 
@@ -62,7 +64,8 @@ export function posteriorOfRun(
   if (stored) return thetaMembers(model, storedDraws(path, stored, model.theta, asked));
   if (method !== "dropout") {
     if (asked !== undefined && asked > 1) {
-      const what = "this run keeps one θ, and members come from --method dropout, sgld, sghmc, swag or ensemble";
+      const what =
+        "this run keeps one θ, and members come from --method dropout, sgld, sghmc, swag, ensemble, rank-one or laplace";
       refuse("--members", String(asked), what, "Leave the flag out, or fine-tune with one of them.");
     }
     return pointEstimate(model);

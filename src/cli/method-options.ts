@@ -3,6 +3,7 @@
  * nobody believes in a temperature that nothing has read.
  */
 import { InputError } from "../errors.ts";
+import { DEFAULT_MEMBER_PRECISION } from "../model/rank-one.ts";
 import type { Method, RawFlags } from "./options.ts";
 import { choiceValue, numberValue, refuse, wholeValue } from "./values.ts";
 
@@ -38,6 +39,14 @@ export interface EnsembleFlags {
   anchored: string[] | undefined;
 }
 
+/** Members that share their weights. */
+export interface RankOneFlags {
+  /** Linear layers that have members. */
+  layers: "head" | "all";
+  /** τ of each member's vectors around 1. */
+  precision: number;
+}
+
 /** Which Gaussian is put around the mode. */
 export interface LaplaceFlags {
   /** Of the last layer's curvature. */
@@ -53,6 +62,7 @@ export interface MethodOptions {
   sampler: SamplerOptions | undefined;
   swag: SwagFlags | undefined;
   ensemble: EnsembleFlags | undefined;
+  rankOne: RankOneFlags | undefined;
   laplace: LaplaceFlags | undefined;
 }
 
@@ -70,6 +80,8 @@ const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   rank: ["--rank", ["swag"]],
   modes: ["--modes", ["swag"]],
   anchored: ["--anchored", ["ensemble"]],
+  memberLayers: ["--member-layers", ["rank-one"]],
+  memberPrecision: ["--member-precision", ["rank-one"]],
   structure: ["--structure", ["laplace"]],
   likelihoodTemperature: ["--likelihood-temperature", ["laplace"]],
 };
@@ -125,6 +137,13 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
         ? {
             anchored:
               given("anchored") === undefined ? undefined : groupsOf("--anchored", value("anchored", "") || "head"),
+          }
+        : undefined,
+    rankOne:
+      method === "rank-one"
+        ? {
+            layers: choiceValue("--member-layers", value("memberLayers", "head"), ["head", "all"]),
+            precision: above("memberPrecision", "--member-precision", String(DEFAULT_MEMBER_PRECISION)),
           }
         : undefined,
     laplace:

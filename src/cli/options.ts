@@ -9,6 +9,7 @@ import { InputError } from "../errors.ts";
 import { type HeadSpec, WIDEST_HEAD } from "../model/bert.ts";
 import { READOUTS } from "../model/readout.ts";
 import { type MethodOptions, methodOptions } from "./method-options.ts";
+import { checkPriorMethod, priorFile } from "./prior-choice.ts";
 import {
   choiceValue,
   numberValue,
@@ -60,7 +61,9 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
   columns: ColumnOptions;
   task: "classify";
   method: Method;
-  /** By group; what a group does not name has 0. */
+  /** As typed: a family or a file; undefined: isotropic Gaussians. */
+  prior: string | undefined;
+  /** By group; what a group does not name has 0. Of what a prior file covers, a factor on its precisions. */
   precisions: Precisions;
   /** undefined: what the checkpoint says, else the pooler where it has one. */
   readout: string | undefined;
@@ -95,6 +98,8 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
 }
 
 export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 };
+/** With a prior file, which has precisions of its own for the encoder. */
+export const FILE_PRECISIONS: Readonly<Precisions> = { encoder: 1, head: 1 };
 export const DEFAULT_MEMBERS = 16;
 /** Where each member is a training of its own. */
 const DEFAULT_TRAINED: Readonly<Partial<Record<Method, number>>> = { ensemble: 5 };
@@ -165,6 +170,8 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
   const train = required(raw, "train", "--train", "FILE");
   const method = choiceValue("--method", value("method", "map"), METHODS);
   const given = textFlag(raw, "priorPrecision");
+  const prior = textFlag(raw, "prior");
+  checkPriorMethod(prior, method);
   const optimizer = choiceValue("--optimizer", value("optimizer", "adam"), ["adam", "adamw", "sgd"]);
   const select = choiceValue("--select", value("select", "last"), ["last", "best"]);
   const readout = textFlag(raw, "readout");
@@ -179,7 +186,12 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     columns: columnOptions(raw),
     task: choiceValue("--task", value("task", "classify"), TASKS, LATER_TASKS),
     method,
-    precisions: precisionsFor(method, given === undefined ? undefined : precisionValue("--prior-precision", given)),
+    prior,
+    precisions: precisionsFor(
+      method,
+      given === undefined ? undefined : precisionValue("--prior-precision", given),
+      priorFile(prior) === undefined ? DEFAULT_PRECISIONS : FILE_PRECISIONS,
+    ),
     readout: readout === undefined ? undefined : readoutOption(readout),
     head: head === undefined ? undefined : headOption(head),
     epochs: wholeValue("--epochs", value("epochs", "3"), { min: 0, max: 1_000_000, example: "3" }),
@@ -303,7 +315,11 @@ function evaluateOption(text: string): "every" | "last" | number {
 }
 
 /** The precisions of a method, with those that were asked for; an InputError where the two contradict. */
-export function precisionsFor(method: Method, given: Precisions | undefined): Precisions {
+export function precisionsFor(
+  method: Method,
+  given: Precisions | undefined,
+  defaults: Readonly<Precisions> = DEFAULT_PRECISIONS,
+): Precisions {
   const contradict = (group: string, needs: string, advice: string): never =>
     refuse("--prior-precision", precisionText({ [group]: given?.[group] ?? 0 }), `--method ${method} ${needs}`, advice);
   switch (method) {
@@ -320,7 +336,7 @@ export function precisionsFor(method: Method, given: Precisions | undefined): Pr
         if (group === "head" || precision === Number.POSITIVE_INFINITY) continue;
         contradict(group, "holds the encoder (encoder=inf)", "Leave it out, or choose --method map.");
       }
-      return { ...DEFAULT_PRECISIONS, ...given, encoder: Number.POSITIVE_INFINITY };
+      return { ...defaults, ...given, encoder: Number.POSITIVE_INFINITY };
     case "map":
     case "dropout":
     case "sgld":
@@ -328,7 +344,7 @@ export function precisionsFor(method: Method, given: Precisions | undefined): Pr
     case "swag":
     case "ensemble":
     case "laplace":
-      return { ...DEFAULT_PRECISIONS, ...given };
+      return { ...defaults, ...given };
     default:
       return method satisfies never;
   }

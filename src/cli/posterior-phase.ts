@@ -26,6 +26,7 @@ import { laplacePhase } from "./laplace-phase.ts";
 import type { SamplerOptions } from "./method-options.ts";
 import type { FinetuneOptions } from "./options.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
+import { rankOnePhase } from "./rank-one-phase.ts";
 import type { LoadedClassifier } from "./source.ts";
 import { swagPhase } from "./swag-phase.ts";
 
@@ -47,6 +48,7 @@ export async function posteriorPhase(context: PhaseContext): Promise<Posterior |
   if (options.sampler) await sampling(context, options.sampler);
   else if (options.swag) await swagPhase(context, options.swag);
   else if (options.ensemble) await ensemblePhase(context, options.ensemble);
+  else if (options.rankOne) await rankOnePhase(context, options.rankOne);
   else if (options.laplace) await laplacePhase(context, options.laplace);
   else return undefined;
   const record = readPosterior(options.out);

@@ -91,7 +91,7 @@ function fromConfig(path: string, dropout: number | undefined): Start {
 }
 
 /** A sentence a line, an empty line between documents. InputError: no sentence. */
-function readDocuments(path: string): string[][] {
+export function readDocuments(path: string): string[][] {
   const documents: string[][] = [[]];
   for (const line of readLines(path, { wanted: "a text, a sentence a line" })) {
     if (line.trim() !== "") documents.at(-1)?.push(line);

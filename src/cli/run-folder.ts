@@ -28,7 +28,15 @@ export interface Stage {
   task: string;
   method: string;
   /** Where the prior came from, and how strong it was; null where every precision is 0, as in maximum likelihood. */
-  prior: { mean: string; sha256: string; precision: string } | null;
+  prior: {
+    mean: string;
+    sha256: string;
+    precision: string;
+    /** As typed after --prior. */
+    family?: string;
+    /** Of a prior file: its hash, what its information is of, and the hash of the text that it was gathered on. */
+    file?: { sha256: string; source: string; text: string };
+  } | null;
 }
 
 /** run.json: everything that is needed to repeat a run. */

@@ -16,6 +16,8 @@ import type { EvaluateJson } from "./measure.ts";
 import { classifierConfig, isPlain, writeModelFolder } from "./model-folder.ts";
 import { differingFlags, type FinetuneOptions } from "./options.ts";
 import { adapterText } from "./output.ts";
+import { objectiveFormula } from "./prior-choice.ts";
+import type { PriorRecord } from "./prior-file.ts";
 import { type DataRecord, type RunRecord, type Stage, writeRun } from "./run-folder.ts";
 import type { Folder } from "./source.ts";
 import { precisionText } from "./values.ts";
@@ -27,6 +29,8 @@ export interface RunInputs {
   dev: DataRecord | null;
   /** SHA-256 of the model's weights. */
   weights: string;
+  /** What a prior file says of itself. */
+  prior?: PriorRecord | undefined;
   maxLength: number;
 }
 
@@ -55,10 +59,11 @@ export function newRecord(
     objective: {
       task: options.task,
       method: options.method,
-      formula: "J = mean NLL + (1/2N) Σ τ ‖θ − μ‖²",
+      formula: objectiveFormula(options.prior),
       N: train.rows,
       precision,
       mean: isFlat(options) ? "none" : "pretrained, new parameters 0",
+      ...(inputs.prior ? { prior: { ...inputs.prior } } : {}),
       readout: model.readout.name,
       head: model.head,
     },
@@ -72,7 +77,7 @@ export function newRecord(
 
 /** The chain of posteriors: that of the model it starts from, and this stage. */
 function lineageOf(options: FinetuneOptions, folder: Folder, inputs: RunInputs, precision: string): Stage[] {
-  const { train, weights } = inputs;
+  const { train, weights, prior } = inputs;
   const scratch = options.method === "scratch";
   const pretraining: Stage = { stage: "pretraining", domain: null, task: "unknown", method: "unknown", prior: null };
   const stage: Stage = {
@@ -80,7 +85,15 @@ function lineageOf(options: FinetuneOptions, folder: Folder, inputs: RunInputs, 
     domain: { file: train.file, sha256: train.sha256, size: train.rows },
     task: options.task,
     method: options.method,
-    prior: isFlat(options) ? null : { mean: options.model, sha256: weights, precision },
+    prior: isFlat(options)
+      ? null
+      : {
+          mean: options.model,
+          sha256: weights,
+          precision,
+          ...(options.prior === undefined ? {} : { family: options.prior }),
+          ...(prior ? { file: { sha256: prior.sha256, source: prior.source, text: prior.text.sha256 } } : {}),
+        },
   };
   return scratch ? [stage] : [...(folder.run?.lineage ?? [pretraining]), stage];
 }
@@ -148,6 +161,8 @@ export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunIn
   changed("--train", inputs.train.file, earlier.data.train.sha256, inputs.train.sha256);
   changed("--dev", inputs.dev?.file ?? "", earlier.data.dev?.sha256, inputs.dev?.sha256);
   changed("--model", earlier.model.source, earlier.model.weights, inputs.weights);
+  const prior = isObject(earlier.objective.prior) ? String(earlier.objective.prior.sha256) : undefined;
+  changed("--prior", inputs.prior?.file ?? "", prior, inputs.prior?.sha256);
 }
 
 /** Writes everything that a finished run has besides its checkpoints; run.json, which says "finished", last. */

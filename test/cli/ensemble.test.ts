@@ -83,6 +83,54 @@ describe("an ensemble", () => {
   });
 });
 
+describe("a rank-one ensemble", () => {
+  const command = (out: string, ...more: string[]) => finetune(out, "--method", "rank-one", "--members", "3", ...more);
+  const evaluated = async (out: string) =>
+    JSON.parse((await run(["evaluate", "--run", at(out), "--data", dev, "--json"])).stdout);
+
+  test("holds the shared weights in the model, each member's own in posterior/, and predicts with all", async () => {
+    const { code, stdout } = await run(command("one"));
+    expect(code).toBe(0);
+    // Three members of a head of 16 inputs and 2 outputs.
+    const plain = JSON.parse((await run(finetune("none", "--epochs", "0"))).stdout);
+    expect(JSON.parse(stdout).trainableParameters - plain.trainableParameters).toBe(3 * (16 + 2));
+    expect([...tensors(at("one/model.safetensors")).keys()]).toEqual([...tensors(at("none/model.safetensors")).keys()]);
+    const record = json(at("one/posterior/posterior.json"));
+    expect(record.covers).toEqual(["classifier.weight", "classifier.bias"]);
+    expect(record.settings).toEqual({ layers: "head", precision: 100, members: 3, seed: 3 });
+    expect(tensors(member("one", 0))).not.toEqual(tensors(member("one", 1)));
+    const metrics = json(at("one/metrics.json"));
+    expect([metrics.members, JSON.parse(stdout).before.members]).toEqual([3, 3]);
+    expect(await evaluated("one")).toMatchObject(metrics);
+  });
+
+  test("interrupted while it trains and resumed, is what it would have been", async () => {
+    let seen = false;
+    const cut = await run(command("one-cut"), {
+      onStderr: (text, interrupt) => {
+        if (!/training.* 1\/4/.test(text) || seen) return;
+        seen = true;
+        interrupt();
+      },
+    });
+    expect([seen, cut.code, cut.stderr]).toEqual([true, 130, expect.stringContaining("interrupted after step")]);
+    expect((await run([...command("one-cut"), "--resume"])).code).toBe(0);
+    for (const file of ["model.safetensors", "posterior/member-002.safetensors"])
+      expect(readFileSync(at(`one-cut/${file}`)), file).toEqual(readFileSync(at(`one/${file}`)));
+  });
+
+  test("of all linear layers, the best on dev, its layers run again in the backward", async () => {
+    const more = ["--member-layers", "all", "--member-precision", "400", "--select", "best", "--recompute"];
+    expect((await run(command("all", ...more))).code).toBe(0);
+    const { covers, settings } = json(at("all/posterior/posterior.json"));
+    expect(settings).toMatchObject({ layers: "all", precision: 400 });
+    expect(covers).toContain("bert.encoder.layer.1.attention.self.key.weight");
+    expect(covers).toContain("bert.pooler.dense.bias");
+    expect(covers).not.toContain("bert.embeddings.LayerNorm.weight");
+    expect(await evaluated("all")).toMatchObject({ members: 3, nll: json(at("all/metrics.json")).nll });
+  });
+});
+
 describe("members of an earlier attempt", () => {
   const { slices } = new Layout([{ key: "w", parameters: [{ name: "w", shape: [2, 3] }], groups: ["head"] }]);
   const written = (name: string, n: number) => {
@@ -124,6 +172,9 @@ describe("refused with a sentence", () => {
     ["a group that is not there", ["--method", "ensemble", "--anchored", "haed"], "Did you mean head?"],
     ["no group", ["--method", "ensemble", "--anchored", ","], "--anchored ,: names no group"],
     ["a flat prior", ["--method", "ensemble", "--anchored", "--prior-precision", "head=0"], "has a flat prior"],
+    ["one rank-one member", ["--method", "rank-one", "--members", "1"], "a rank-one ensemble has two or more"],
+    ["no precision of members", ["--method", "rank-one", "--member-precision", "0"], "--member-precision 0"],
+    ["members' layers of another method", ["--member-layers", "all"], "--method map does not use it"],
     ["S = 0", ["--method", "ensemble", "--members", "0"], "--members 0"],
   ];
   test.each(cases)("%s", async (_, flags, sentence) => {

@@ -121,6 +121,10 @@ function commands(io: Io): Command {
       "mle | map (default) | frozen | scratch | dropout | sgld | sghmc | swag | ensemble | rank-one | laplace",
     )
     .option("--prior-precision <G=V,…>", "by group: a number ≥ 0, or inf (frozen); default encoder=300,head=1")
+    .option(
+      "--prior <WHAT>",
+      "a file of priorwork prior, laplace or student-t[:NU]; of what a file covers --prior-precision is a factor on its precisions (default 1); of the others it is 1/variance, of a Student-t 1/scale²",
+    )
     .option("--readout <NAME>", "pooler (default, where there is one) | cls | mean | max | last4-concat | last4-sum")
     .option("--head <HEAD>", "linear (default) or mlp:H, one hidden layer of H channels")
     .option("--epochs <N>", "passes over the training table (default 3); 0 only evaluates and saves")
@@ -237,6 +241,31 @@ function commands(io: Io): Command {
     .option("--out <DIR>", "the model folder that is written")
     .option("--resume", "continue the run in --out from its last checkpoint")
     .option("--overwrite", "replace the run in --out");
+
+  add(
+    "prior",
+    "Makes a prior for finetune --prior: the Fisher information of a text, by parameter.",
+    "priorwork prior --model DIR --text corpus.txt --out corpus.prior",
+    async (_, raw, at) => (await import("./prior.ts")).prior(raw, at),
+  )
+    .option("--model <DIR>", "the model whose weights are the prior's mean")
+    .option("--text <FILE>", "a sentence a line, an empty line between documents")
+    .option("--out <FILE>", "the prior, a safetensors file")
+    .option(
+      "--from <WHAT>",
+      "masked (default where the model has the head): masked tokens, and next sentences | features",
+    )
+    .option("--readout <NAME>", "features: of which readout (default as for finetune)")
+    .option("--sigma <S>", "features: their noise (default 1)")
+    .option("--rank <K>", "directions kept beside the diagonal (default 0); each costs two vectors of the model's size")
+    .option("--batches <N>", "batches, each with labels of its own drawn from the model (default 256)")
+    .option("--batch <N>", "sequences to a batch (default 16)")
+    .option("--size <N>", "sequences that the model is said to have learned from (default: the text's)")
+    .option("--damping <D>", "precision before the text (default 1/initializer_range² of config.json)")
+    .option("--max-length <N>", "longest sequence, in word pieces (default 128)")
+    .option("--seed <N>", "names every random draw (default 0)")
+    .option("--overwrite", "replace --out")
+    .option("--json", "one JSON document on stdout, and nothing else there");
 
   const doctor = add(
     "doctor",

@@ -5,6 +5,7 @@
 import type { Engine } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { BertForSequenceClassification } from "../model/bert.ts";
+import { MEMBERS_GROUP, memberPrecision, spreadMembers } from "../model/rank-one.ts";
 import {
   adam,
   adamW,
@@ -43,6 +44,7 @@ export async function loadFor(
     seed: options.seed,
     scratch: options.method === "scratch",
     recompute: options.recompute,
+    ...(options.rankOne ? { rankOne: { members: options.members, layers: options.rankOne.layers } } : {}),
     ...(options.readout === undefined ? {} : { readout: options.readout }),
     ...(options.head === undefined ? {} : { head: options.head }),
   });
@@ -61,8 +63,9 @@ export async function loadFor(
 }
 
 /** The prior around a model as it was loaded. Groups at precision inf are frozen in it from here on. */
-export function priorOf(model: LoadedClassifier, { prior, precisions }: FinetuneOptions): Prior {
+export function priorOf(model: LoadedClassifier, { prior, precisions, rankOne, members }: FinetuneOptions): Prior {
   const spec = Object.fromEntries(Object.entries(precisions).map(([group, precision]) => [group, { precision }]));
+  if (rankOne) spec[MEMBERS_GROUP] = { precision: memberPrecision(rankOne.precision, members) };
   const choice = priorChoice(prior);
   switch (choice.family) {
     case "gaussian":
@@ -78,20 +81,27 @@ export function priorOf(model: LoadedClassifier, { prior, precisions }: Finetune
   }
 }
 
+/** Rank-one members to their start, where the run has them: once the prior, whose mean is 1, is made. */
+export function startMembers({ theta }: LoadedClassifier, { rankOne, seed }: FinetuneOptions): void {
+  if (rankOne) spreadMembers(theta, { precision: rankOne.precision, seed });
+}
+
 /** Only what training needs: `dropout` is a probability there and a switch here. */
 export function fitOptions(options: FinetuneOptions): FitOptions {
   const { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip } = options;
   return { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, optimizer: optimizerOf(options) };
 }
 
-function optimizerOf({ optimizer, lr, headLr, weightDecay }: FinetuneOptions): Optimizer {
+function optimizerOf({ optimizer, lr, headLr, weightDecay, rankOne }: FinetuneOptions): Optimizer {
+  // The members' vectors are new, as the head is, and learn as fast.
+  const rates = { lr, headLr, ...(rankOne ? { lrs: { [MEMBERS_GROUP]: headLr } } : {}) };
   switch (optimizer) {
     case "adam":
-      return adam({ lr, headLr });
+      return adam(rates);
     case "adamw":
-      return adamW({ lr, headLr, decay: weightDecay });
+      return adamW({ ...rates, decay: weightDecay });
     case "sgd":
-      return sgd({ lr, headLr });
+      return sgd(rates);
     default:
       return optimizer satisfies never;
   }

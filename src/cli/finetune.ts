@@ -11,7 +11,7 @@ import type { Table } from "../data/tables.ts";
 import { inert, quoteList } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { logPosterior } from "../train/index.ts";
-import { fitOptions, loadFor, priorOf } from "./classifier.ts";
+import { fitOptions, loadFor, priorOf, startMembers } from "./classifier.ts";
 import { withEngine } from "./device.ts";
 import { metricsTable } from "./evaluate.ts";
 import { examplesOf, lengthFor } from "./examples.ts";
@@ -131,6 +131,7 @@ async function train(
   const reload = (seed: number, out?: Output) => loadFor(engine, { ...options, seed }, folder, data, out);
   const model = await reload(options.seed, out);
   const prior = priorOf(model, options);
+  startMembers(model, options);
   const trainable = trainableParameters(model.theta);
   const examples = data.dev ?? data.train;
   const measureOf = (of: typeof model, what: string, ifInterrupted = RESUME): Promise<EvaluateJson> => {

@@ -33,6 +33,7 @@ export const METHODS = [
   "sghmc",
   "swag",
   "ensemble",
+  "rank-one",
   "laplace",
 ] as const;
 export type Method = (typeof METHODS)[number];
@@ -102,9 +103,9 @@ export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 
 export const FILE_PRECISIONS: Readonly<Precisions> = { encoder: 1, head: 1 };
 export const DEFAULT_MEMBERS = 16;
 /** Where each member is a training of its own. */
-const DEFAULT_TRAINED: Readonly<Partial<Record<Method, number>>> = { ensemble: 5 };
+const DEFAULT_TRAINED: Readonly<Partial<Record<Method, number>>> = { ensemble: 5, "rank-one": 4 };
 /** Methods that predict with many sub-models. */
-const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag", "ensemble", "laplace"];
+const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag", "ensemble", "rank-one", "laplace"];
 export const MEMBERS = { min: 1, max: 4096, example: "16" };
 
 /** The text of a flag, or undefined. */
@@ -343,6 +344,7 @@ export function precisionsFor(
     case "sghmc":
     case "swag":
     case "ensemble":
+    case "rank-one":
     case "laplace":
       return { ...defaults, ...given };
     default:
@@ -375,6 +377,9 @@ function contradictions(options: FinetuneOptions, raw: RawFlags): void {
   if (!MANY.includes(method) && members > 1) {
     const what = `--method ${method} keeps one θ, and members come from --method ${MANY.join(", ")}`;
     refuse("--members", String(members), what, "Leave the flag out, or choose one of them.");
+  }
+  if (method === "rank-one" && members < 2) {
+    refuse("--members", String(members), "a rank-one ensemble has two or more", "Give, say, --members 4.");
   }
   if (method === "dropout" && dropout === 0) {
     refuse("--dropout", "0", "--method dropout draws its members by dropout", "Give, say, --dropout 0.1.");

@@ -11,6 +11,13 @@ import { BufferPool, firstLine, PooledBuffer, type PoolStats, STORAGE } from "./
 import type { Profile } from "./profile.ts";
 import { formatCompilation, type ShaderSources, withTile } from "./shaders.ts";
 
+/** The sizes of what a matrix unit multiplies at once: an M × K by a K × N. */
+export interface MatrixUnit {
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+}
+
 export interface AdapterReport {
   /** As the driver names it. */
   name: string;
@@ -20,6 +27,8 @@ export interface AdapterReport {
   limits: Record<string, number>;
   /** 0 where the adapter has no subgroups. */
   subgroupSize: number;
+  /** The unit that multiplies f16 and sums in f32 ("tensor cores"); absent where there is none that a shader can use. */
+  matrixUnit?: MatrixUnit;
 }
 
 interface Pipeline {

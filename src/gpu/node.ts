@@ -14,7 +14,7 @@ import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { createBrotliDecompress } from "node:zlib";
 import { DeviceError, InputError } from "../errors.ts";
-import { type AdapterReport, Gpu } from "./gpu.ts";
+import { type AdapterReport, Gpu, type MatrixUnit } from "./gpu.ts";
 import type { ShaderSources } from "./shaders.ts";
 import { restBetweenTurns } from "./wait.ts";
 
@@ -167,6 +167,7 @@ async function openAdapter(instance: GPU, adapter: GPUAdapter, kind: AdapterRepo
     requiredLimits: limits,
   });
   const info = adapter.info;
+  const matrixUnit = matrixUnitOf(features, info);
   const gpu = new Gpu(
     instance,
     device,
@@ -177,6 +178,7 @@ async function openAdapter(instance: GPU, adapter: GPUAdapter, kind: AdapterRepo
       features,
       limits,
       subgroupSize: features.includes("subgroups") ? fixedSubgroupSize(info) : 0,
+      ...(matrixUnit ? { matrixUnit } : {}),
     },
     readShaders(),
   );
@@ -188,6 +190,27 @@ async function openAdapter(instance: GPU, adapter: GPUAdapter, kind: AdapterRepo
 function fixedSubgroupSize(info: GPUAdapterInfo): number {
   const size = info.subgroupMinSize ?? 0;
   return size === info.subgroupMaxSize ? size : 0;
+}
+
+/** Dawn's list of what its subgroup matrices can be; not yet in @webgpu/types. */
+interface MatrixConfig extends MatrixUnit {
+  readonly componentType: string;
+  readonly resultComponentType: string;
+}
+
+/**
+ * The largest unit with f16 factors and f32 sums. The feature alone proves nothing: where f16 is hidden, the list is empty.
+ * An integer or f16 sum is of no use to training, and sizes other than 8, 16 and 32 do not divide our tiles.
+ */
+function matrixUnitOf(features: readonly string[], info: GPUAdapterInfo): MatrixUnit | undefined {
+  if (!["chromium-experimental-subgroup-matrix", "shader-f16"].every((f) => features.includes(f))) return undefined;
+  const { subgroupMatrixConfigs = [] } = info as { subgroupMatrixConfigs?: Iterable<MatrixConfig> };
+  const fit = [...subgroupMatrixConfigs].filter(
+    ({ componentType, resultComponentType, M, N, K }) =>
+      componentType === "f16" && resultComponentType === "f32" && [M, N, K].every((size) => [8, 16, 32].includes(size)),
+  );
+  const [best] = fit.sort((a, b) => b.M * b.N * b.K - a.M * a.N * a.K);
+  return best && { M: best.M, N: best.N, K: best.K };
 }
 
 /** The limits as plain numbers; they live on the prototype, so a spread would miss them. */

@@ -5,7 +5,16 @@
  */
 import type { AdapterReport, Gpu } from "../gpu/index.ts";
 import type { Layout, MatmulSizes } from "./matmul.ts";
-import { FAMILIES, type Family, isFamily, type MatmulAdapter, type MatmulChoice } from "./matmul-families.ts";
+import {
+  FAMILIES,
+  type Family,
+  HALF_FAMILIES,
+  type HalfFamily,
+  isFamily,
+  type MatmulAdapter,
+  type MatmulChoice,
+  offer,
+} from "./matmul-families.ts";
 
 /** G products of one shape in a dispatch, 1 where there is no batch. */
 export interface ProductSizes extends MatmulSizes {
@@ -52,10 +61,10 @@ export function chooseMatmul(
   adapter: MatmulAdapter,
   layout: Layout,
   sizes: MatmulSizes & { G?: number },
-  families: readonly Family[] = preferred(adapter, layout, sizes),
+  families: readonly (Family | HalfFamily)[] = preferred(adapter, layout, sizes),
 ): MatmulChoice {
   for (const family of families) {
-    const choice = FAMILIES[family](adapter, layout, sizes);
+    const choice = offer(family, adapter, layout, sizes);
     if (choice) return choice;
   }
   return FAMILIES.register();
@@ -73,17 +82,49 @@ export function preferred(
     if (M <= 16) return ["strip16", "subgroup"];
     return M >= WORTH_PACKING ? ["packed", "strip32", "subgroup"] : ["strip32", "subgroup"];
   }
-  const busy = (["tile128", "tile64"] as const).filter((family) => {
-    const choice = FAMILIES[family](adapter, layout, sizes);
-    // Half of a tile beyond the edge is work for nothing.
-    return (
-      choice &&
-      M > choice.rows / 2 &&
-      N > choice.columns / 2 &&
-      G * Math.ceil(M / choice.rows) * Math.ceil(N / choice.columns) >= BUSY
-    );
-  });
+  const busy = (["tile128", "tile64"] as const).filter((family) =>
+    isBusy(FAMILIES[family](adapter, layout, sizes), { M, N, G }),
+  );
   return [...busy, "tile32"];
+}
+
+function isBusy(choice: MatmulChoice | undefined, { M, N, G }: Omit<ProductSizes, "K">): boolean {
+  // Half of a tile beyond the edge is work for nothing.
+  return (
+    choice !== undefined &&
+    M > choice.rows / 2 &&
+    N > choice.columns / 2 &&
+    G * Math.ceil(M / choice.rows) * Math.ceil(N / choice.columns) >= BUSY
+  );
+}
+
+/** Those that may round to f16 here where that was asked for. A CPU gains nothing by a larger tile, and compiles it for seconds. */
+export function halfCandidates({ kind }: MatmulAdapter): readonly HalfFamily[] {
+  return SUBGROUP_ADAPTERS.includes(kind) ? ["matrix32"] : ["matrix128", "matrix64", "matrix32"];
+}
+
+/** The same of one product, in the order in which they are tried. Unmeasured, as `BUSY` is. */
+export function preferredHalf(adapter: MatmulAdapter, layout: Layout, sizes: ProductSizes): readonly HalfFamily[] {
+  if (sizes.N <= FEW_COLUMNS) return [];
+  return halfCandidates(adapter).filter(
+    (family) => family === "matrix32" || isBusy(HALF_FAMILIES[family](adapter, layout, sizes), sizes),
+  );
+}
+
+const halved = new WeakSet<Gpu>();
+
+/**
+ * Runs `body`, whose products have factors rounded to f16 wherever a matrix unit can take them: it is the caller who says
+ * that this precision will do. Others, such as those of sizes that are no multiples of 4, stay in f32. Synchronous.
+ */
+export function halfProducts<T>(gpu: Gpu, body: () => T): T {
+  if (halved.has(gpu)) return body();
+  halved.add(gpu);
+  try {
+    return body();
+  } finally {
+    halved.delete(gpu);
+  }
 }
 
 // ---- choices in force
@@ -109,8 +150,18 @@ export function choicesInForce(gpu: Gpu): Choices | undefined {
   return inForce.get(gpu)?.choices;
 }
 
-/** What `gpu` takes for this product by the choices in force; undefined: they say nothing. */
-export function chosenFamilies(gpu: Gpu, layout: Layout, sizes: ProductSizes): readonly Family[] | undefined {
+/** What `gpu` takes for this product by what is in force; undefined: the built-in table decides. */
+export function chosenFamilies(
+  gpu: Gpu,
+  layout: Layout,
+  sizes: ProductSizes,
+): readonly (Family | HalfFamily)[] | undefined {
+  const measured = measuredFamilies(gpu, layout, sizes);
+  if (!halved.has(gpu)) return measured;
+  return [...preferredHalf(gpu.adapter, layout, sizes), ...(measured ?? preferred(gpu.adapter, layout, sizes))];
+}
+
+function measuredFamilies(gpu: Gpu, layout: Layout, sizes: ProductSizes): readonly Family[] | undefined {
   const measured = inForce.get(gpu)?.index[layout];
   if (!measured) return undefined;
   const at = logarithms(sizes);

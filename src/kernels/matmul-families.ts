@@ -7,7 +7,7 @@ import type { AdapterReport, Tile } from "../gpu/index.ts";
 import type { Layout, MatmulSizes } from "./matmul.ts";
 
 /** What of an adapter decides. */
-export type MatmulAdapter = Pick<AdapterReport, "kind" | "subgroupSize" | "limits">;
+export type MatmulAdapter = Pick<AdapterReport, "kind" | "subgroupSize" | "limits" | "matrixUnit">;
 
 /** A shader with its switches, ready to launch. */
 export interface MatmulChoice {
@@ -100,6 +100,51 @@ export const FAMILIES = {
 } as const satisfies Record<string, Offer>;
 
 export type Family = keyof typeof FAMILIES;
+
+/**
+ * Matrix units: factors rounded to f16, sums in f32. WM × WN subgroups compute SM × SN each, four rows of fragments at most.
+ */
+const matrix =
+  (tile: { SM: number; SN: number; WM: number; WN: number }): Offer =>
+  ({ subgroupSize: SG, matrixUnit, limits }, layout, sizes) => {
+    if (!matrixUnit || SG === 0 || WHOLE_VECTORS[layout].some((size) => sizes[size] % 4 !== 0)) return undefined;
+    const { M: FM, N: FN, K: FK } = matrixUnit;
+    const { SM, SN, WM, WN } = tile;
+    const threads = SG * WM * WN;
+    const [rows, columns] = [WM * SM, WN * SN];
+    // Whole fragments, and of a tile as many 4-vectors for each thread.
+    if (SM % FM !== 0 || SM / FM > 4 || SN % FN !== 0) return undefined;
+    if ((rows * 8) % threads !== 0 || (columns * 8) % threads !== 0) return undefined;
+    // Tiles of f16, 32 of k, with 8 of padding a line; a row of fragments of f32 with 4.
+    const tileBytes = (across: number) => 2 * Math.max(across * 40, 32 * (across + 8));
+    const bytes = tileBytes(rows) + tileBytes(columns) + 4 * WM * FM * (columns + 4);
+    if (threads > (limits.maxComputeInvocationsPerWorkgroup ?? 0)) return undefined;
+    if (bytes > (limits.maxComputeWorkgroupStorageSize ?? 0)) return undefined;
+    const constants = along(layout);
+    return { shader: "matmul_matrix", entry: "matrices", tile: { SG, FM, FN, FK, ...tile }, constants, rows, columns };
+  };
+
+/** What rounds its factors to f16: never chosen where f32 is asked for, and no choice that a file may name. */
+export const HALF_FAMILIES = {
+  /** By the rows and columns of a workgroup. */
+  matrix32: matrix({ SM: 16, SN: 16, WM: 2, WN: 2 }),
+  matrix64: matrix({ SM: 32, SN: 32, WM: 2, WN: 2 }),
+  matrix128: matrix({ SM: 64, SN: 64, WM: 2, WN: 2 }),
+} as const satisfies Record<string, Offer>;
+
+export type HalfFamily = keyof typeof HALF_FAMILIES;
+
+const ALL: Readonly<Record<Family | HalfFamily, Offer>> = { ...FAMILIES, ...HALF_FAMILIES };
+
+/** The shader of one family; undefined where it cannot run. */
+export function offer(
+  family: Family | HalfFamily,
+  adapter: MatmulAdapter,
+  layout: Layout,
+  sizes: MatmulSizes,
+): MatmulChoice | undefined {
+  return ALL[family](adapter, layout, sizes);
+}
 
 export const isFamily = (name: unknown): name is Family => typeof name === "string" && Object.hasOwn(FAMILIES, name);
 

@@ -6,7 +6,7 @@
 import type { Dispatch, Gpu } from "../gpu/index.ts";
 import { empty, expectShape, type Into, type NdArray, target } from "./array.ts";
 import { chooseMatmul, chosenFamilies } from "./matmul-choice.ts";
-import type { Family } from "./matmul-families.ts";
+import type { Family, HalfFamily } from "./matmul-families.ts";
 
 export type Layout = "NN" | "NT" | "TN";
 
@@ -26,7 +26,7 @@ export interface MatmulOptions {
   /** Where the result goes, [M, N]; written or added to. A fresh array without it. */
   into?: Into;
   /** For tests and benches: this family instead of the chosen one; where it cannot run, the register tile does. */
-  family?: Family;
+  family?: Family | HalfFamily;
 }
 
 export interface MatmulSizes {
@@ -72,7 +72,7 @@ export function batchedMatmul(
   a: NdArray,
   b: NdArray,
   layout: Layout,
-  options: { into?: Into; family?: Family } = {},
+  options: { into?: Into; family?: Family | HalfFamily } = {},
 ): NdArray {
   return launch(gpu, "batchedMatmul", a, b, layout, options, true).y;
 }

@@ -5,6 +5,7 @@
  */
 import type { Gpu } from "../gpu/index.ts";
 import { empty, fromHost, type NdArray, sizeOf } from "../kernels/array.ts";
+import { halfProducts } from "../kernels/matmul-choice.ts";
 import { type Rule, type TapeNode, walkBack } from "./tape.ts";
 import { type GradientSlot, Tensor } from "./tensor.ts";
 
@@ -19,15 +20,21 @@ export interface LinearWatch {
   backward?(layer: { input: NdArray; weight: NdArray; gradient: NdArray }): void;
 }
 
+/** f16: matrix products of training steps round their factors to it. Sums, θ, moments and everything else stay in f32. */
+export type Dtype = "f32" | "f16";
+
 export class Engine {
   readonly gpu: Gpu;
+  readonly dtype: Dtype;
   /** Told of every `linear` while it is set. */
   linearWatch: LinearWatch | undefined;
   #tape: TapeNode[] = [];
   #recording = true;
 
-  constructor(gpu: Gpu) {
+  /** f16 is for devices that `checkHalf` has passed (`open` asks it); a product that no matrix unit takes stays in f32. */
+  constructor(gpu: Gpu, { dtype = "f32" }: { dtype?: Dtype | undefined } = {}) {
     this.gpu = gpu;
+    this.dtype = dtype;
   }
 
   /**
@@ -62,6 +69,11 @@ export class Engine {
   /** Runs `body` without recording gradients. */
   noGrad<T>(body: () => T): T {
     return this.#record(false, body);
+  }
+
+  /** Runs `body`, the forward and backward of a training step, with products of the engine's dtype. */
+  inDtype<T>(body: () => T): T {
+    return this.dtype === "f16" ? halfProducts(this.gpu, body) : body();
   }
 
   #record<T>(recording: boolean, body: () => T): T {

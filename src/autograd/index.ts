@@ -1,5 +1,5 @@
 /** @file The general engine: tensors, the tape, θ as one vector, and the operations. */
-export { Engine, type LinearWatch } from "./engine.ts";
+export { type Dtype, Engine, type LinearWatch } from "./engine.ts";
 export { checkGradients, type GradientCheck } from "./gradcheck.ts";
 export * as ops from "./ops.ts";
 export type { Rule, Sink, TapeNode } from "./tape.ts";

@@ -10,6 +10,7 @@ export * from "./embedding.ts";
 export * from "./langevin.ts";
 export * from "./layernorm.ts";
 export * from "./live.ts";
+export * from "./lossscale.ts";
 export * from "./matmul.ts";
 export * from "./prior.ts";
 export * from "./reduce.ts";

@@ -7,7 +7,7 @@ import type { Theta } from "../autograd/index.ts";
 import { inert } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import type { Gpu } from "../gpu/index.ts";
-import { type NdArray, readArray } from "../kernels/index.ts";
+import { type LossScale, lossScaleWords, type NdArray, readArray } from "../kernels/index.ts";
 import { parseSafetensors, toFloat32, writeSafetensors } from "../model/safetensors.ts";
 
 export type Facts = Readonly<Record<string, string | number>>;
@@ -22,6 +22,8 @@ export interface TrainState {
   theta: Float32Array;
   /** The optimiser's vectors, by name. */
   vectors: Readonly<Record<string, Float32Array>>;
+  /** Of a training in f16. */
+  lossScale?: LossScale;
 }
 
 /** What a trainer's state is read from and written to. */
@@ -69,13 +71,20 @@ export function restoreState({ theta, vectors, facts }: StateParts, state: Train
 }
 
 /** A state as the bytes of a safetensors file. */
-export function serializeState({ step, adapter, facts, theta, vectors }: TrainState): Uint8Array<ArrayBuffer> {
+export function serializeState({
+  step,
+  adapter,
+  facts,
+  theta,
+  vectors,
+  lossScale,
+}: TrainState): Uint8Array<ArrayBuffer> {
   const tensors = [{ name: "theta", data: theta }].concat(
     Object.entries(vectors).map(([name, data]) => ({ name: `optimizer.${name}`, data })),
   );
   return writeSafetensors(
     tensors.map(({ name, data }) => ({ name, dtype: "F32" as const, shape: [data.length], data })),
-    { priorwork: JSON.stringify({ version: 1, step, adapter, facts }) },
+    { priorwork: JSON.stringify({ version: 1, step, adapter, facts, lossScale }) },
   );
 }
 
@@ -91,7 +100,7 @@ export function parseState(bytes: Uint8Array, name: string): TrainState {
   } catch {
     return fail("not a training state of priorwork (its metadata has no readable entry priorwork)");
   }
-  const { version, step, adapter, facts } = (about ?? {}) as Partial<Record<string, unknown>>;
+  const { version, step, adapter, facts, lossScale } = (about ?? {}) as Partial<Record<string, unknown>>;
   if (version !== 1) return fail(`a training state of version ${inert(String(version))} (expected 1)`);
   if (!Number.isSafeInteger(step) || typeof adapter !== "string" || typeof facts !== "object" || facts === null) {
     return fail("a training state without its step, adapter or facts");
@@ -112,7 +121,22 @@ export function parseState(bytes: Uint8Array, name: string): TrainState {
     else return fail(`a tensor ${inert(key)} that no training state has`);
   }
   if (!theta) return fail("a training state without θ");
-  return { step: step as number, adapter, facts: known, theta, vectors };
+  const state = { step: step as number, adapter, facts: known, theta, vectors };
+  if (lossScale === undefined) return state;
+  if (!isLossScale(lossScale)) return fail("a loss scale that no training has");
+  return { ...state, lossScale };
+}
+
+function isLossScale(value: unknown): value is LossScale {
+  const { scale, good, skipped, last } = (value ?? {}) as Partial<Record<string, unknown>>;
+  if (typeof scale !== "number" || ![good, skipped, last].every((n) => Number.isSafeInteger(n) && (n as number) >= 0))
+    return false;
+  try {
+    lossScaleWords(value as LossScale);
+  } catch {
+    return false;
+  }
+  return true;
 }
 
 /** A number of a vector's words, as text. */

@@ -13,6 +13,7 @@ import { captureState, fingerprint, restoreState, type StateParts, type TrainSta
 import { divergedError, firstBadOperation } from "./diverged.ts";
 import { type FrozenFeatures, frozenFeatures } from "./frozen.ts";
 import { LiveParameters } from "./live.ts";
+import { type LossScaleOptions, LossScaling } from "./lossscale.ts";
 import {
   accumulateGradient,
   combineTerms,
@@ -33,6 +34,8 @@ export interface FitOptions extends PlanOptions, ScheduleOptions {
   clip?: number | undefined;
   /** False: the model runs without dropout. Default true: what its config says. */
   dropout?: boolean | undefined;
+  /** How the loss is scaled where the engine's dtype is f16. */
+  lossScale?: LossScaleOptions | undefined;
   /** Aborted: the step under way is finished and reported, then the loop ends. */
   signal?: AbortSignal | undefined;
   /**
@@ -54,6 +57,9 @@ export interface StepReport extends Terms {
   tokensPerSecond: number;
   /** Dispatches recorded for this step. */
   dispatches: number;
+  /** With dtype f16: the scale after this step, and whether the step was skipped, its gradient having overflowed. */
+  lossScale?: number;
+  skipped?: boolean;
 }
 
 /** A step on its way through the device. */
@@ -86,6 +92,8 @@ export class Trainer<B = PackedBatch> {
   readonly #plan: Plan;
   readonly #factor: (step: number) => number;
   readonly #status: NdArray;
+  /** There where steps compute in f16. */
+  readonly #scaling: LossScaling | undefined;
   readonly #vectors = new Map<string, NdArray>();
   /** Steps whose update has been submitted. */
   #step = 0;
@@ -127,6 +135,8 @@ export class Trainer<B = PackedBatch> {
       );
     }
     const { gpu } = model.engine;
+    // A sampler stays in f32: what it follows is to be the posterior's gradient, and none of its steps may be left out.
+    if (model.engine.dtype === "f16" && !optimizer.noisy) this.#scaling = new LossScaling(gpu, options.lossScale);
     this.#status = createStatus(gpu);
     gpu.keep(this.#status.buffer);
     for (const name of optimizer.vectors) this.#vectors.set(name, model.theta.vector());
@@ -197,6 +207,7 @@ export class Trainer<B = PackedBatch> {
   async state(): Promise<TrainState> {
     if (this.#inFlight > 0) throw new Error(`state: step ${this.#step} is in flight; ask for it at a settled step`);
     const state = await captureState(await this.#parts(), this.#step);
+    if (this.#scaling) state.lossScale = await this.#scaling.state();
     const status = await readIndices(this.target.model.engine.gpu, this.#status);
     if (status[STATUS.step] !== this.#step) throw didNotHappen(this.#step, status[STATUS.step]);
     return state;
@@ -213,6 +224,7 @@ export class Trainer<B = PackedBatch> {
     words[STATUS.clipFactor] = f32(1);
     words[STATUS.step] = state.step;
     this.target.model.engine.gpu.write(this.#status, words);
+    if (state.lossScale) this.#scaling?.restore(state.lossScale);
     this.#step = state.step;
     this.#diverged = false;
     return notes;
@@ -224,6 +236,7 @@ export class Trainer<B = PackedBatch> {
     for (const vector of this.#vectors.values()) theta.release(vector);
     this.#vectors.clear();
     this.#features?.dispose();
+    this.#scaling?.dispose();
     engine.gpu.release(this.#status.buffer);
   }
 
@@ -239,7 +252,11 @@ export class Trainer<B = PackedBatch> {
       const batch = this.#source.batch(rows, { epoch: plan.epoch, step, micro });
       // Replica 0: training runs one copy of the model; members of a posterior have the others.
       const keys = (site: number) => streamKey(seed, "dropout", step, micro, 0, site);
-      const term = accumulateGradient(this.#objective, batch, plan.average, dropout ? keys : undefined);
+      const gradient = () => {
+        const start = this.#scaling?.seed();
+        return accumulateGradient(this.#objective, batch, plan.average, dropout ? keys : undefined, start);
+      };
+      const term = this.#scaling ? model.engine.inDtype(gradient) : gradient();
       const expected = this.#source.termCount?.(rows) ?? rows.length;
       if (term.count !== expected) {
         throw new Error(`the likelihood has ${term.count} terms where its source counts ${expected}`);
@@ -269,6 +286,7 @@ export class Trainer<B = PackedBatch> {
       const itself = { theta: losses, grad: losses, mu: losses };
       vectorTerms(gpu, itself, [{ offset: 0, length: slots, priorScale: 0 }], this.#status);
       const live = parameters.next();
+      this.#scaling?.unscale(theta.gradient(), this.stretches, live);
       const { grad, rows } = this.#withDensity(theta.gradient(), live);
       const vectors = { theta: theta.values, grad, mu: prior.mu };
       const sums = vectorTerms(gpu, vectors, this.#kernelStretches, this.#status, { clip, live });
@@ -276,11 +294,15 @@ export class Trainer<B = PackedBatch> {
       for (const [r, stretch] of this.#kernelStretches.entries()) {
         optimizer.update(context, stretch, stretch.lr * factor, step, r === stretchCount - 1);
       }
-      const report = empty(gpu, [slots + 4 * stretchCount + 16 + (rows?.size ?? 0)], "f32", "fit.report");
+      this.#scaling?.settle(this.#status, losses, step);
+      const common = slots + 4 * stretchCount + 16;
+      const scale = this.#scaling?.words ?? 0;
+      const report = empty(gpu, [common + scale + (rows?.size ?? 0)], "f32", "fit.report");
       gpu.copy(losses, at(report, 0, slots));
       gpu.copy(sums, at(report, slots, 4 * stretchCount));
       gpu.copy(this.#status, at(report, slots + 4 * stretchCount, 16));
-      if (rows) gpu.copy(rows, at(report, slots + 4 * stretchCount + 16, rows.size));
+      this.#scaling?.copy(at(report, common, scale));
+      if (rows) gpu.copy(rows, at(report, common + scale, rows.size));
       return { ...batch, report: gpu.read(report) };
     });
     report.catch(() => {}); // awaited a step later
@@ -352,10 +374,19 @@ export class Trainer<B = PackedBatch> {
     const seconds = Math.max(1e-6, (now - clock.at) / 1000);
     clock.at = now;
     const dense = this.#dense;
-    const rows = new Float32Array(words, 4 * (slots + 4 * stretchCount + 16));
+    const common = 4 * (slots + 4 * stretchCount + 16);
+    const rows = new Float32Array(words, common + 4 * (this.#scaling?.words ?? 0));
     const terms = combineTerms(nllSum, count, sums, this.stretches, this.target.N, rows);
     return {
-      report: { step, epoch, ...terms, lr, tokensPerSecond: tokens / seconds, dispatches },
+      report: {
+        step,
+        epoch,
+        ...terms,
+        lr,
+        tokensPerSecond: tokens / seconds,
+        dispatches,
+        ...this.#scaling?.report(words, common, step),
+      },
       pulls: this.stretches.map((s, r) => (s.density ? rows[4 * dense.indexOf(s) + 1] : sums[4 * r + 1]) ?? 0),
     };
   }
@@ -390,6 +421,7 @@ export class Trainer<B = PackedBatch> {
       clip,
       dropout: dropout ? "on" : "off",
       ...options.optimizer.facts,
+      ...this.#scaling?.facts,
       "prior mean": this.#mean,
     };
     if (this.#density !== undefined) facts["prior density"] = this.#density;

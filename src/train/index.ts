@@ -11,6 +11,7 @@ export {
   type Scores,
 } from "./fisher.ts";
 export { type FitOptions, fit, type StepReport, Trainer } from "./fit.ts";
+export type { LossScaleOptions } from "./lossscale.ts";
 export { type LowRankForm, lowRankLogDensity } from "./lowrank.ts";
 export {
   type LogProbabilities,

@@ -7,7 +7,7 @@
  */
 import { type Engine, ops, type Tensor, type Theta } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
-import type { Stretch as VectorStretch } from "../kernels/index.ts";
+import type { NdArray, Stretch as VectorStretch } from "../kernels/index.ts";
 import type { DropoutKeys } from "../model/bert.ts";
 import type { PriorDensity } from "./density.ts";
 import type { Prior } from "./prior.ts";
@@ -45,16 +45,20 @@ export interface NllTerm {
   count: number;
 }
 
-/** Forward and backward of one batch: adds ∇(Σ NLL / average) to θ's gradient vector. Inside `engine.step`. */
+/**
+ * Forward and backward of one batch: adds ∇(Σ NLL / average), times `seed` ([1]) where there is one, to θ's gradient vector.
+ * Inside `engine.step`.
+ */
 export function accumulateGradient<B>(
   target: LogPosterior<B>,
   batch: B,
   average: number,
   dropout?: DropoutKeys,
+  seed?: NdArray,
 ): NllTerm {
   const { nlls, count } = target.model.loss(batch, dropout);
   const loss = ops.sum(nlls, 1 / average);
-  target.model.engine.backward(loss);
+  target.model.engine.backward(loss, seed);
   return { loss, count };
 }
 

@@ -290,6 +290,19 @@ export function rows(x: Tensor, index: NdArray): Tensor {
   );
 }
 
+/** All rows S times over, x [B, C] → [S·B, C]; each row's gradient is the sum over its copies, in their order. */
+export function repeatRows(x: Tensor, S: number): Tensor {
+  const { gpu } = x.engine;
+  const [B, C] = x.shape as [number, number];
+  const index = k.fromHost(
+    gpu,
+    Uint32Array.from({ length: S * B }, (_, i) => i % B),
+  );
+  return x.engine.record("repeatRows", [x], k.gatherRows(gpu, x.array, index), (dy, [dx]) =>
+    dx!.accept(() => k.columnSum(gpu, dy.reshape([S, B * C])).reshape([B, C])),
+  );
+}
+
 /** Row i of segment m times v[m]: x [S·n, C] in S segments of n rows, v [S, C] → [S·n, C]. */
 export function rowScale(x: Tensor, v: Tensor): Tensor {
   const { gpu } = x.engine;

@@ -5,12 +5,12 @@
  */
 import { packBatch } from "../data/batches.ts";
 import {
+  anchoredSlices,
   anchorNoise,
   drawAnchor,
   featureCosine,
   heldDraws,
   readSlices,
-  sampledSlices,
   trainedSlices,
   volumeWarning,
   weighExamples,
@@ -51,14 +51,14 @@ export async function ensemblePhase(context: PhaseContext, { anchored }: Ensembl
 function perturbation(groups: readonly string[], seed: number, member: number): NonNullable<ModeOptions["perturb"]> {
   return async (model, prior, data) => {
     const target = logPosterior(model, prior, { N: data.length });
-    await drawAnchor(target, sampledSlices(target, groups), { seed, member });
+    await drawAnchor(target, anchoredSlices(target, groups), { seed, member });
     return weighExamples(data, { seed, member });
   };
 }
 
 /** Warns where the first member's anchor, put on the run's θ, leaves other features than those it has. */
 async function lookAtAnchors({ model, target, data, options, out }: PhaseContext, groups: string[]): Promise<void> {
-  const slices = sampledSlices(target, groups);
+  const slices = anchoredSlices(target, groups);
   const own = await readSlices(model.theta, slices);
   const noise = anchorNoise(target, slices, { seed: options.seed, member: 0 });
   const draws = heldDraws(slices, [own.map((value, i) => value + (noise[i] ?? 0))]);

@@ -8,6 +8,7 @@ import type { PackedBatch } from "../data/batches.ts";
 import { writeFileAtomic } from "../data/files.ts";
 import { InterruptedError } from "../errors.ts";
 import {
+  anchoredSlices,
   type Diagnosis,
   diagnose,
   type Posterior,
@@ -39,7 +40,7 @@ export interface PhaseContext extends ModeContext {
 /** Throws InputError for what the phase would refuse: before anything is trained or written. */
 export function checkPhase<B>(target: LogPosterior<B>, { sampler, ensemble }: FinetuneOptions): void {
   if (sampler) sampledSlices(target, sampler.groups);
-  if (ensemble?.anchored) sampledSlices(target, ensemble.anchored);
+  if (ensemble?.anchored) anchoredSlices(target, ensemble.anchored);
 }
 
 /** Runs the phase of a method that has one; `Posterior` is what the run predicts with from now on, undefined for the others. */

@@ -347,9 +347,14 @@ export class BertForSequenceClassification {
     return this.classify(this.features(batch, keys), keys, batch.members);
   }
 
-  /** Of all rank-one members in one pass: → [S·B, K], member m's in the rows m·B … (m + 1)·B. */
+  /**
+   * Of all rank-one members in one pass: → [S·B, K], member m's in the rows m·B … (m + 1)·B. Where the head alone has
+   * members, the encoder takes the batch once (and draws one dropout for all of them there).
+   */
   memberLogits(batch: PackedBatch, keys?: DropoutKeys): Tensor {
-    return this.logits(memberBatch(batch, this.rankOne?.members ?? 1), keys);
+    const S = this.rankOne?.members ?? 1;
+    if (this.rankOne?.layers === "all") return this.logits(memberBatch(batch, S), keys);
+    return this.classify(ops.repeatRows(this.features(batch, keys), S), keys, S);
   }
 
   /** The head alone: [B, width] → [B, K]; `members`: the rows are so many copies, each for its rank-one member. */

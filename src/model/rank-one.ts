@@ -2,8 +2,8 @@
  * @file Rank-one members (Wen, Tran and Ba, "BatchEnsemble", 2020): S models that share every weight matrix but for two
  * vectors each,
  *   W_m = W ⊙ r_m s_mᵀ,  b_m = r_m ⊙ b   so that   W_m x + b_m = r_m ⊙ (W(s_m ⊙ x) + b).
- * The batch goes through once, S copies packed one after the other; each product with W serves all members, and only the
- * scaling of rows by s_m and r_m tells them apart. r and s are parameters of a group of their own, `members`, with mean 1.
+ * The batch goes through once, S copies packed one after the other (where the head alone has members, the encoder takes one
+ * copy for all); each product with W serves all members, and only the scaling of rows by s_m and r_m tells them apart. r and s are parameters of a group of their own, `members`, with mean 1.
  *
  * What the group's precision means. The S members are S points of one posterior, whose shared part is counted once:
  *   J = (1/S) Σ_m [mean NLL_m + (τ/2N)(‖r_m − 1‖² + ‖s_m − 1‖²)] + the prior of the rest.

@@ -14,12 +14,21 @@ import type { Slice } from "../autograd/index.ts";
 import type { Example } from "../data/batches.ts";
 import { Stream } from "../random.ts";
 import type { LogPosterior } from "../train/objective.ts";
+import { expectIsotropic } from "../train/prior.ts";
 import { readSlices, writeSlices } from "./draws.ts";
+import { sampledSlices } from "./trajectory.ts";
 
 /** Which member of which ensemble: names its noise. */
 export interface MemberName {
   seed: number;
   member: number;
+}
+
+/** The slices of groups whose centre can be drawn. InputError: see `sampledSlices`; the prior is no isotropic Gaussian. */
+export function anchoredSlices<B>(target: LogPosterior<B>, groups: readonly string[]): Slice[] {
+  const slices = sampledSlices(target, groups);
+  expectIsotropic("anchored", target.prior, slices);
+  return slices;
 }
 
 /** a − μ of some slices, one after the other: normals of precision τ each. The stream is (seed, "anchor", member, slice). */
@@ -39,7 +48,7 @@ export function anchorNoise<B>(
 }
 
 /**
- * Moves the prior's mean in `slices` (each with 0 < τ < ∞: see `sampledSlices`) to a draw of the prior. Mind that an isotropic prior's draws at a
+ * Moves the prior's mean in `slices` (as `anchoredSlices` gives them) to a draw of the prior. Mind that an isotropic prior's draws at a
  * precision that is good for MAP destroy an encoder, towards whose ruins the member is then pulled: volume.ts measures it.
  */
 export async function drawAnchor<B>(

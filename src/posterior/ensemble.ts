@@ -7,9 +7,8 @@ import type { Example, PackedBatch } from "../data/batches.ts";
 import { type FitOptions, fit } from "../train/fit.ts";
 import type { LogPosterior } from "../train/objective.ts";
 import { type Source, whole } from "../train/source.ts";
-import { drawAnchor, type MemberName } from "./anchored.ts";
+import { anchoredSlices, drawAnchor, type MemberName } from "./anchored.ts";
 import { type Draws, heldDraws, readSlices, trainedSlices } from "./draws.ts";
-import { sampledSlices } from "./trajectory.ts";
 
 type Data<B> = Source<B> | (PackedBatch extends B ? readonly Example[] : never);
 
@@ -37,7 +36,7 @@ export interface EnsembleOptions<B> {
 
 /**
  * Trains S members and keeps what of θ is trained. `make` gives each a fresh model, prior and data from its seed; it is
- * disposed of when its numbers have been read. Throws InputError (see `Trainer`, `sampledSlices`), DivergedError.
+ * disposed of when its numbers have been read. Throws InputError (see `Trainer`, `anchoredSlices`), DivergedError.
  */
 export async function ensemble<B = PackedBatch>(
   make: (seed: number) => Promise<Subject<B>> | Subject<B>,
@@ -53,7 +52,7 @@ export async function ensemble<B = PackedBatch>(
     try {
       const { target } = subject;
       const name = { seed: first, member: s };
-      if (anchored) await drawAnchor(target, sampledSlices(target, anchored.groups ?? ["head"]), name);
+      if (anchored) await drawAnchor(target, anchoredSlices(target, anchored.groups ?? ["head"]), name);
       const data = anchored ? anchored.perturb(subject.data, name) : subject.data;
       for await (const _ of fit(target, data, { ...options, seed })); // reports are not kept
       slices = trainedSlices(target.model.theta);

@@ -1,5 +1,6 @@
 /** @file From θ to predictions: one model, or many small ones inside it. */
 export {
+  anchoredSlices,
   anchorNoise,
   drawAnchor,
   exponentialWeights,

@@ -228,6 +228,7 @@ describe("gradient check of every operation", () => {
       [x, y],
     ],
     rows: [(a) => ops.rows(a!, fromHost(gpu(), Uint32Array.of(4, 0, 1))), [x]],
+    repeatRows: [(a) => ops.repeatRows(a!, 3), [x]],
     rowScale: [
       (a, v) => ops.rowScale(a!, v!),
       [

@@ -172,6 +172,11 @@ describe("refused with a sentence", () => {
     ["a group that is not there", ["--method", "ensemble", "--anchored", "haed"], "Did you mean head?"],
     ["no group", ["--method", "ensemble", "--anchored", ","], "--anchored ,: names no group"],
     ["a flat prior", ["--method", "ensemble", "--anchored", "--prior-precision", "head=0"], "has a flat prior"],
+    [
+      "a prior without normal draws",
+      ["--method", "ensemble", "--anchored", "--prior", "laplace"],
+      "expected an isotropic Gaussian",
+    ],
     ["one rank-one member", ["--method", "rank-one", "--members", "1"], "a rank-one ensemble has two or more"],
     ["no precision of members", ["--method", "rank-one", "--member-precision", "0"], "--member-precision 0"],
     ["members' layers of another method", ["--member-layers", "all"], "--method map does not use it"],

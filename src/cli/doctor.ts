@@ -51,7 +51,8 @@ export async function doctor(raw: RawFlags, io: Io): Promise<void> {
   if (loaded.problem !== undefined) out.note(loaded.problem);
   out.text(report(adapter, loaded, tried, io));
   if (out.json) {
-    const { subgroupSize: _, ...shown } = adapter ?? { subgroupSize: 0 };
+    const { subgroupSize: _, matrixUnit = null, ...rest } = adapter ?? { subgroupSize: 0 };
+    const shown = { ...rest, matrixUnit };
     const tuned = loaded.tuned ?? null;
     out.document({ adapter: adapter === null ? null : shown, tried, tuned, versions: versions() });
   }
@@ -71,6 +72,12 @@ function report(adapter: AdapterReport | null, { tuned }: Loaded, tried: readonl
   if (adapter === null) return [...lines, "No adapter."].join("\n");
   lines.push(`Used: ${adapterText(adapter)}`);
   lines.push(`Features: ${adapter.features.join(", ") || "none that priorwork uses"}`);
+  const unit = adapter.matrixUnit;
+  lines.push(
+    unit
+      ? `Matrix unit: ${unit.M} × ${unit.K} by ${unit.K} × ${unit.N}, f16 summed in f32 (--dtype f16)`
+      : "Matrix unit: none that multiplies f16 and sums in f32 (--dtype f16 needs one)",
+  );
   lines.push("Limits:");
   lines.push(...SHOWN_LIMITS.map((name) => `  ${name}: ${adapter.limits[name] ?? "unknown"}`));
   lines.push(

@@ -43,7 +43,8 @@ export async function finetune(raw: RawFlags, io: Io): Promise<void> {
     const data = prepare(options, folder, out);
     const earlier = resume ? readRun(options.out) : undefined;
     if (earlier !== undefined) checkResume(earlier, optionRecord(options), data.inputs);
-    await withEngine(out, (engine) => train(engine, options, folder, data, earlier, out));
+    const { dtype } = options;
+    await withEngine(out, (engine) => train(engine, options, folder, data, earlier, out), { dtype });
   } finally {
     folder.checkpoint.close();
   }

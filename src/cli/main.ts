@@ -138,6 +138,10 @@ function commands(io: Io): Command {
     .option("--optimizer <NAME>", "adam (default) | adamw | sgd")
     .option("--weight-decay <W>", "AdamW's decoupled decay, which is not a prior (default 0.01 with adamw)")
     .option("--dropout <P>", "instead of config.json's, everywhere")
+    .option(
+      "--mixout <P>",
+      "in each step swap weights of the encoder for their pretrained values with probability P: a prior of its own (encoder=0 then)",
+    )
     .option("--seed <N>", "names every random draw of the run (default 0)")
     .option("--no-shuffle", "batches in the table's order")
     .option(
@@ -289,6 +293,10 @@ function commands(io: Io): Command {
     command.option(
       "--recompute",
       "keep of each layer only its input: less memory, about a third more time, the same bits",
+    );
+    command.option(
+      "--dtype <TYPE>",
+      "f32 (default), or f16: training steps multiply on the adapter's matrix unit and scale their loss",
     );
     command.option("--profile", "time every kernel: a table on stderr, and profile.json in --out");
   }

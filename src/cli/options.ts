@@ -4,6 +4,7 @@
  * is not there, an unknown label) is checked by whoever reads those.
  */
 import { basename } from "node:path";
+import type { Dtype } from "../autograd/index.ts";
 import { quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { type HeadSpec, WIDEST_HEAD } from "../model/bert.ts";
@@ -81,6 +82,8 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
   weightDecay: number;
   /** undefined: as config.json says. */
   dropout: number | undefined;
+  /** p of a weight's swap for its pretrained value, in each step. */
+  mixout: number | undefined;
   seed: number;
   shuffle: boolean;
   /** Sub-models that predict. */
@@ -89,6 +92,8 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
   evaluate: "every" | "last" | number;
   select: "last" | "best";
   out: string;
+  /** What matrix products of training steps round their factors to. */
+  dtype: Dtype;
   /** Run layers again in the backward: less memory, the same bits. */
   recompute: boolean;
   resume: boolean;
@@ -101,6 +106,8 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
 export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 };
 /** With a prior file, which has precisions of its own for the encoder. */
 export const FILE_PRECISIONS: Readonly<Precisions> = { encoder: 1, head: 1 };
+/** Mixout is a prior of the encoder already. */
+export const MIXOUT_PRECISIONS: Readonly<Precisions> = { encoder: 0, head: 1 };
 export const DEFAULT_MEMBERS = 16;
 /** Where each member is a training of its own. */
 const DEFAULT_TRAINED: Readonly<Partial<Record<Method, number>>> = { ensemble: 5, "rank-one": 4 };
@@ -173,6 +180,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
   const given = textFlag(raw, "priorPrecision");
   const prior = textFlag(raw, "prior");
   checkPriorMethod(prior, method);
+  const mixout = mixoutOption(raw, method);
   const optimizer = choiceValue("--optimizer", value("optimizer", "adam"), ["adam", "adamw", "sgd"]);
   const select = choiceValue("--select", value("select", "last"), ["last", "best"]);
   const readout = textFlag(raw, "readout");
@@ -191,7 +199,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     precisions: precisionsFor(
       method,
       given === undefined ? undefined : precisionValue("--prior-precision", given),
-      priorFile(prior) === undefined ? DEFAULT_PRECISIONS : FILE_PRECISIONS,
+      mixout ? MIXOUT_PRECISIONS : priorFile(prior) === undefined ? DEFAULT_PRECISIONS : FILE_PRECISIONS,
     ),
     readout: readout === undefined ? undefined : readoutOption(readout),
     head: head === undefined ? undefined : headOption(head),
@@ -212,6 +220,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
       dropout === undefined
         ? undefined
         : numberValue("--dropout", dropout, { min: 0, max: 1, below: true, example: "0.1" }),
+    mixout,
     ...lengthOptions(raw),
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     shuffle: raw.shuffle !== false,
@@ -220,6 +229,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
     select,
     out: textFlag(raw, "out") ?? `runs/${stem(train)}-${method}`,
+    dtype: choiceValue("--dtype", value("dtype", "f32"), ["f32", "f16"]),
     recompute: raw.recompute === true,
     resume: raw.resume === true,
     overwrite: raw.overwrite === true,
@@ -249,6 +259,8 @@ export interface PretrainOptions {
   maxLength: number | undefined;
   seed: number;
   out: string;
+  /** What matrix products of training steps round their factors to. */
+  dtype: Dtype;
   /** Run layers again in the backward: less memory, the same bits. */
   recompute: boolean;
   resume: boolean;
@@ -288,6 +300,7 @@ export function pretrainOptions(raw: RawFlags): PretrainOptions {
     maxLength: lengthOptions(raw).maxLength,
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     out,
+    dtype: choiceValue("--dtype", value("dtype", "f32"), ["f32", "f16"]),
     recompute: raw.recompute === true,
     resume: raw.resume === true,
     overwrite: raw.overwrite === true,
@@ -308,6 +321,18 @@ function rate(flag: string, text: string, example: string): number {
     refuse(flag, text, "nothing would be learned (expected a number > 0)", advice);
   }
   return numberValue(flag, text, { min: 0, above: true, max: 1e9, example });
+}
+
+/** undefined where the flag is absent. InputError: the encoder has no pretrained values, or does not train. */
+function mixoutOption(raw: RawFlags, method: Method): number | undefined {
+  const text = textFlag(raw, "mixout");
+  if (text === undefined) return undefined;
+  const p = numberValue("--mixout", text, { min: 0, max: 1, below: true, example: "0.5" });
+  if (p > 0 && method === "scratch")
+    refuse("--mixout", text, "--method scratch has no pretrained values to swap for", "Leave it out, or choose --method mle."); // biome-ignore format: one sentence
+  if (p > 0 && method === "frozen")
+    refuse("--mixout", text, "--method frozen holds the encoder", "Leave it out, or choose --method mle.");
+  return p;
 }
 
 function evaluateOption(text: string): "every" | "last" | number {

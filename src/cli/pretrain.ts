@@ -39,7 +39,8 @@ export async function pretrain(raw: RawFlags, io: Io): Promise<void> {
   try {
     const documents = readDocuments(text);
     const earlier = resume ? readRun(folder) : undefined;
-    await withEngine(out, (engine) => train(engine, options, start, documents, earlier, out));
+    const { dtype } = options;
+    await withEngine(out, (engine) => train(engine, options, start, documents, earlier, out), { dtype });
   } finally {
     start.close();
   }

@@ -6,6 +6,7 @@
 
 import { join } from "node:path";
 import { isObject, type JsonObject, parseJson } from "../data/json.ts";
+import { count } from "../data/tables.ts";
 import { DivergedError, InputError, InterruptedError } from "../errors.ts";
 import type { PoolStats } from "../gpu/index.ts";
 import {
@@ -131,8 +132,10 @@ export class Training<B> {
     try {
       await this.#evaluatePending();
       let bar = out.progress("training", trainer.steps);
+      let skipped = 0;
       for await (const report of profile?.over(trainer) ?? trainer.run()) {
         log.add(lineOf(report));
+        if (report.skipped) skipped++;
         if (out.io.env.DEBUG) out.note(stepSummary(report, trainer.target.model.engine.gpu.stats));
         onStep(report);
         bar.update(report.step, barText(report));
@@ -151,6 +154,8 @@ export class Training<B> {
         if (!last) bar = out.progress("training", trainer.steps);
       }
       tick();
+      if (skipped > 0)
+        out.note(`${count(skipped, "step")} skipped: a gradient overflowed, and the loss's scale was halved`);
       if (out.io.signal.aborted) throw new InterruptedError("interrupted");
     } catch (error) {
       tick();
@@ -248,7 +253,10 @@ function bestIsGone(root: string): string {
 
 function lineOf(report: StepReport): JsonObject {
   const { step, epoch, nll, logPrior, logJoint, priorShare, distance, lr, gradNorm, tokensPerSecond } = report;
-  return { step, epoch, nll, logPrior, logJoint, priorShare, distance, lr, gradNorm, tokensPerSecond };
+  const line = { step, epoch, nll, logPrior, logJoint, priorShare, distance, lr, gradNorm, tokensPerSecond };
+  const { lossScale, skipped } = report;
+  // What a gradient that overflowed has no number for is null.
+  return lossScale === undefined ? line : { ...line, lossScale, skipped: skipped === true };
 }
 
 function barText({ epoch, nll, priorShare }: StepReport): string {

@@ -195,7 +195,7 @@ describe("pretrain", () => {
 describe("doctor", () => {
   test("says what is used and what was tried", async () => {
     const { adapter, tried } = await document("doctor");
-    expect(Object.keys(adapter)).toEqual(["name", "kind", "driver", "features", "limits"]);
+    expect(Object.keys(adapter)).toEqual(["name", "kind", "driver", "features", "limits", "matrixUnit"]);
     expect(adapter.limits.maxBufferSize).toBeGreaterThan(0);
     expect(tried.at(-1)).toMatchObject({ name: adapter.name, taken: true });
     const text = await run(["doctor"]);

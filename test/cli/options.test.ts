@@ -75,6 +75,7 @@ describe("refusals: one line, exit 2", () => {
     [{ lr: "Infinity" }, /^--lr Infinity: not a number/],
     [{ lr: "0x10" }, /^--lr 0x10: not a number/],
     [{ lr: "" }, /^--lr "": not a number/],
+    [{ dtype: "bf16" }, /^--dtype bf16: unknown \(expected f32, f16\)/],
     [{ seed: "-1" }, "--seed -1: out of range (expected a whole number ≥ 0). Give, say, --seed 1."],
     [{ seed: "1.5" }, /^--seed 1\.5: not a whole number/],
     [{ seed: "9007199254740993" }, /^--seed 9007199254740993: out of range/],

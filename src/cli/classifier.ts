@@ -88,8 +88,8 @@ export function startMembers({ theta }: LoadedClassifier, { rankOne, seed }: Fin
 
 /** Only what training needs: `dropout` is a probability there and a switch here. */
 export function fitOptions(options: FinetuneOptions): FitOptions {
-  const { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip } = options;
-  return { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, optimizer: optimizerOf(options) };
+  const { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, mixout } = options;
+  return { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, mixout, optimizer: optimizerOf(options) };
 }
 
 function optimizerOf({ optimizer, lr, headLr, weightDecay, rankOne }: FinetuneOptions): Optimizer {

@@ -63,6 +63,7 @@ export function newRecord(
       N: train.rows,
       precision,
       mean: isFlat(options) ? "none" : "pretrained, new parameters 0",
+      ...(options.mixout ? { mixout: options.mixout } : {}),
       ...(inputs.prior ? { prior: { ...inputs.prior } } : {}),
       readout: model.readout.name,
       head: model.head,

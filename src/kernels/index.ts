@@ -12,6 +12,7 @@ export * from "./layernorm.ts";
 export * from "./live.ts";
 export * from "./lossscale.ts";
 export * from "./matmul.ts";
+export * from "./mixout.ts";
 export * from "./prior.ts";
 export * from "./reduce.ts";
 export * from "./rows.ts";

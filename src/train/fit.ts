@@ -14,6 +14,7 @@ import { divergedError, firstBadOperation } from "./diverged.ts";
 import { type FrozenFeatures, frozenFeatures } from "./frozen.ts";
 import { LiveParameters } from "./live.ts";
 import { type LossScaleOptions, LossScaling } from "./lossscale.ts";
+import { Mixing } from "./mixout.ts";
 import {
   accumulateGradient,
   combineTerms,
@@ -34,6 +35,11 @@ export interface FitOptions extends PlanOptions, ScheduleOptions {
   clip?: number | undefined;
   /** False: the model runs without dropout. Default true: what its config says. */
   dropout?: boolean | undefined;
+  /**
+   * Probability with which each weight of the encoder is swapped for its prior mean in a step's forward and backward (Lee,
+   * Cho and Kang 2020); default 0. The reported NLL is that of the mixed weights.
+   */
+  mixout?: number | undefined;
   /** How the loss is scaled where the engine's dtype is f16. */
   lossScale?: LossScaleOptions | undefined;
   /** Aborted: the step under way is finished and reported, then the loop ends. */
@@ -94,6 +100,7 @@ export class Trainer<B = PackedBatch> {
   readonly #status: NdArray;
   /** There where steps compute in f16. */
   readonly #scaling: LossScaling | undefined;
+  readonly #mixing: Mixing | undefined;
   readonly #vectors = new Map<string, NdArray>();
   /** Steps whose update has been submitted. */
   #step = 0;
@@ -132,6 +139,13 @@ export class Trainer<B = PackedBatch> {
     if (optimizer.decay > 0 && prior.active) {
       warn(
         `AdamW's decay of ${optimizer.decay} and a prior both pull at the weights, and the decay is not a prior: its strength depends on the gradient's noise. Use adam with the prior alone.`,
+      );
+    }
+    const { mixout: p = 0, seed = 0 } = options;
+    if (p !== 0) this.#mixing = new Mixing(model.theta, prior.mu, { p, seed });
+    if (p > 0 && this.stretches.some(({ inEncoder, precision }) => inEncoder && precision > 0)) {
+      warn(
+        `mixout of ${p} and the encoder's prior both pull at the weights: mixout is a prior of its own. Use it with precision 0, or the prior alone.`,
       );
     }
     const { gpu } = model.engine;
@@ -237,6 +251,7 @@ export class Trainer<B = PackedBatch> {
     this.#vectors.clear();
     this.#features?.dispose();
     this.#scaling?.dispose();
+    this.#mixing?.dispose();
     engine.gpu.release(this.#status.buffer);
   }
 
@@ -281,7 +296,8 @@ export class Trainer<B = PackedBatch> {
     const { report, count, tokens } = engine.step(() => {
       const losses = empty(gpu, [slots], "f32", "fit.losses");
       gpu.clear(losses);
-      const batch = this.#gradient(step, (micro, loss) => gpu.copy(loss, at(losses, micro, 1)));
+      const gradient = () => this.#gradient(step, (micro, loss) => gpu.copy(loss, at(losses, micro, 1)));
+      const batch = this.#mixing ? this.#mixing.around(step, gradient) : gradient();
       // The loss itself is judged first: a bad one must not move θ even where its gradient happens to be finite.
       const itself = { theta: losses, grad: losses, mu: losses };
       vectorTerms(gpu, itself, [{ offset: 0, length: slots, priorScale: 0 }], this.#status);
@@ -397,13 +413,24 @@ export class Trainer<B = PackedBatch> {
     this.#step = step - 1;
     const { model } = this.target;
     model.engine.gpu.clear(model.theta.gradient());
-    const operation = await firstBadOperation(model.engine, () => this.#gradient(step, () => {}));
+    const gradient = () => this.#gradient(step, () => {});
+    const mixing = this.#mixing;
+    const operation = await firstBadOperation(model.engine, mixing ? () => mixing.around(step, gradient) : gradient);
     throw divergedError(step, this.rowsOf(step).flat(), operation);
   }
 
   async #parts(): Promise<StateParts> {
     const { target, options } = this;
-    const { batch, accumulate = 1, seed = 0, order, shuffle = true, clip = "none", dropout = true } = options;
+    const {
+      batch,
+      accumulate = 1,
+      seed = 0,
+      order,
+      shuffle = true,
+      clip = "none",
+      dropout = true,
+      mixout = 0,
+    } = options;
     const { gpu } = target.model.engine;
     const { density } = target.prior;
     this.#mean ??= await fingerprint(gpu, target.prior.mu);
@@ -424,6 +451,7 @@ export class Trainer<B = PackedBatch> {
       ...this.#scaling?.facts,
       "prior mean": this.#mean,
     };
+    if (mixout > 0) facts.mixout = mixout;
     if (this.#density !== undefined) facts["prior density"] = this.#density;
     for (const [group, tau] of Object.entries(target.prior.precisions)) facts[`prior precision of ${group}`] = `${tau}`;
     return { theta: target.model.theta, vectors: this.#vectors, facts };

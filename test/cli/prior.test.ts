@@ -108,6 +108,31 @@ describe("prior", () => {
   });
 });
 
+describe("finetune --mixout", () => {
+  test("is a prior of the encoder in place of the default's, and stays in run.json", async () => {
+    const { code, stderr } = await finetune("mixout", "--mixout", "0.5", "--lr", "1e-2");
+    expect(code, stderr).toBe(0);
+    expect(stderr).not.toMatch(/^warning/m);
+    const record = json(at("mixout/run.json"));
+    expect(record.objective).toMatchObject({ mixout: 0.5, precision: "encoder=0,head=1" });
+    // The same, but for the mask.
+    await finetune("unmixed", "--prior-precision", "encoder=0", "--lr", "1e-2");
+    expect(lines("mixout").at(-1).distance).not.toBe(lines("unmixed").at(-1).distance);
+    expect(lines("mixout")[0].nll).toBe(lines("unmixed")[0].nll);
+    const both = await finetune("both", "--mixout", "0.5", "--prior-precision", "encoder=3");
+    expect(both.stderr).toMatch(/^warning: mixout of 0.5 and the encoder's prior both pull/m);
+  });
+
+  test.each([
+    ["1", "map", /--mixout 1: out of range/],
+    ["0.5", "scratch", /has no pretrained values to swap for/],
+    ["0.5", "frozen", /holds the encoder/],
+  ])("refuses %s with --method %s", async (p, method, message) => {
+    const { code, stderr } = await finetune("none", "--mixout", p, "--method", method);
+    expect([code, stderr]).toEqual([2, expect.stringMatching(message)]);
+  });
+});
+
 describe("finetune --prior FILE", () => {
   test("is a MAP with these precisions, says so in run.json, and --prior-precision is a factor on them", async () => {
     const { code, stderr } = await finetune("map", "--prior", at("plain.prior"), "--json");

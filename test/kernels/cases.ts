@@ -98,6 +98,26 @@ export const CASES: Record<string, (g: Gpu, a: Input) => k.NdArray | Record<stri
     return { status, theta: all.theta, momentum: all.momentum };
   },
   normal: (g) => k.normal(g, [N, C], [5, 6]),
+  categorical: (g, a) => k.categorical(g, a(N, C), [5, 6]),
+  addSquares: (g, a) => {
+    const sum = a(LONG);
+    k.addSquares(g, a(LONG), sum, 0.5);
+    return sum;
+  },
+  lowRank: (g, a) => {
+    const [columns, out] = [Array.from({ length: 5 }, () => a(LONG)), a(LONG)];
+    const whole = [{ offset: 0, length: LONG, weight: 0.5 }];
+    const c = k.lowRankProject(g, columns, a(LONG), a(LONG), whole);
+    k.lowRankCombine(g, columns, c, out, whole);
+    return { c, out };
+  },
+  mixout: (g, a) => {
+    const [theta, grad] = [a(LONG), a(LONG)];
+    const options = { p: 0.3, key: [5, 6] as const };
+    k.mixoutWeights(g, theta, a(LONG), [STRETCH], options);
+    k.mixoutGradient(g, grad, [STRETCH], options);
+    return { theta, grad };
+  },
   "langevinUpdate, SGLD": (g, a) => {
     const [status, all] = [k.createStatus(g), vectors(a)];
     k.langevinUpdate(g, all, STRETCH, status, noisy);
@@ -120,6 +140,15 @@ export const CASES: Record<string, (g: Gpu, a: Input) => k.NdArray | Record<stri
     return drawn;
   },
 };
+
+for (const kind of ["diagonal", "structured", "laplace", "student"] as const) {
+  CASES[`priorGradient, ${kind}`] = (g, a) => {
+    const tau = kind === "diagonal" || kind === "structured" ? { tau: a(LONG) } : {};
+    const all = { ...vectors(a), total: a(LONG), ...tau };
+    const rows = k.priorGradient(g, kind, all, [{ ...STRETCH, scale: 0.1, shape: 2 }]);
+    return { rows, total: all.total };
+  };
+}
 
 for (const family of ["subgroup", "plain"] as const) {
   const plan = (g: Gpu) => k.attentionPlan(g, Uint32Array.of(0, 150, N), family);

@@ -10,7 +10,7 @@ import { open } from "../../src/open.ts";
 import { Stream } from "../../src/random.ts";
 import { Grammar, LABELS } from "../default/grammar.ts";
 import { type Point, picture } from "./draw.ts";
-import { LAST, predictions } from "./methods.ts";
+import { predictions } from "./methods.ts";
 
 const at = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 const MODEL = at("../default/model");
@@ -39,17 +39,10 @@ for (const seed of SEEDS) {
   // The smaller sets are the beginnings of the larger ones.
   const all = sentences(new Stream(seed, "picture.train"), Math.max(...SIZES));
   for (const n of SIZES) {
-    if (done.some((point) => point.n === n && point.seed === seed && point.method === LAST)) continue;
-    for await (const { method, logMean } of predictions({
-      engine,
-      model: MODEL,
-      labels,
-      train: all.slice(0, n),
-      dev,
-      seed,
-    })) {
+    const wanted = (method: string) => !done.some((p) => p.method === method && p.n === n && p.seed === seed);
+    const setting = { engine, model: MODEL, labels, train: all.slice(0, n), dev, seed };
+    for await (const { method, logMean } of predictions(setting, wanted)) {
       const point = { method, n, seed, kl: divergence(exact, logMean) };
-      if (done.some((p) => p.method === method && p.n === n && p.seed === seed)) continue;
       done.push(point);
       appendFileSync(LINES, `${JSON.stringify(point)}\n`);
       process.stderr.write(`${n} sentences, seed ${seed}, ${method}: ${point.kl.toFixed(3)}\n`);
@@ -58,7 +51,7 @@ for (const seed of SEEDS) {
 }
 const about = [
   `Mean over ${DEV} sentences whose p(y|x) the grammar knows; a dot is one of ${SEEDS.length} seeds, a line their mean.`,
-  "MLE, MAP and frozen predict with one θ; the others average several. Nothing is tuned per size or method.",
+  "MLE, MAP and frozen predict with one θ, the others average several. Nothing is tuned.",
 ];
 writeFileSync(at("../../docs/posterior.svg"), await picture(done, about));
 engine.close();

@@ -54,70 +54,76 @@ async function train({ engine, model: folder, labels, train, seed }: Setting, ta
   return { model, target, dispose };
 }
 
-/** The method that `predictions` gives last. */
-export const LAST = "five MAPs";
+/** In the order in which `predictions` gives them. */
+export const METHODS = [
+  "frozen encoder",
+  "MLE",
+  "dropout members",
+  "MAP",
+  "Laplace, head",
+  "SGHMC, head",
+  "SWAG",
+  "five MAPs",
+] as const;
+export type Method = (typeof METHODS)[number];
 
-/** Name → log-probabilities of dev, [n·K], one method after the other. */
-export async function* predictions(setting: Setting): AsyncGenerator<{ method: string; logMean: Float64Array }> {
+/** Log-probabilities of dev, [n·K], of each method that is wanted. */
+export async function* predictions(
+  setting: Setting,
+  wanted: (method: Method) => boolean,
+): AsyncGenerator<{ method: Method; logMean: Float64Array }> {
   const { train: data, dev, seed } = setting;
-  const ask = async (method: string, posterior: Posterior) => {
+  const ask = async (method: Method, posterior: Posterior) => {
     const { logMean } = await predictAll(posterior, dev, { batch: 64 });
     return { method, logMean };
   };
-
-  const frozen = await train(setting, { ...TAU, encoder: Number.POSITIVE_INFINITY }, false);
-  yield await ask("frozen encoder", pointEstimate(frozen.model));
-  frozen.dispose();
-
-  const mle = await train(setting, { encoder: 0, head: 0 }, false);
-  yield await ask("MLE", pointEstimate(mle.model));
-  mle.dispose();
-
-  const masked = await train(setting, TAU, true);
-  yield await ask("dropout members", dropoutMembers(masked.model, { S: 16, seed }));
-  masked.dispose();
+  const single = async (method: Method, tau: typeof TAU, dropout = false) => {
+    const { model, dispose } = await train(setting, tau, dropout);
+    const answer = await ask(method, dropout ? dropoutMembers(model, { S: 16, seed }) : pointEstimate(model));
+    dispose();
+    return answer;
+  };
+  if (wanted("frozen encoder")) yield await single("frozen encoder", { ...TAU, encoder: Number.POSITIVE_INFINITY });
+  if (wanted("MLE")) yield await single("MLE", { encoder: 0, head: 0 });
+  if (wanted("dropout members")) yield await single("dropout members", TAU, true);
+  if (!METHODS.slice(3).some(wanted)) return;
 
   const { model, target, dispose } = await train(setting, TAU, false);
-  yield await ask("MAP", pointEstimate(model));
+  if (wanted("MAP")) yield await ask("MAP", pointEstimate(model));
 
-  const curvature = await ggn(model, batchesOf(data), { structure: "full" });
-  yield await ask("Laplace, head", linearised(model, laplace(curvature, target.prior), { S: 64, seed }));
-
-  const draws: TrajectoryDraw[] = [];
-  const sampler = (own: number) => sghmc({ lr: 0.02, N: data.length, seed: own });
-  // 8 chains of 8 draws: a step costs the head alone.
-  for await (const draw of trajectory(target, data, {
-    sampler,
-    draws: 8,
-    chains: 8,
-    burnIn: 200,
-    thin: 25,
-    batch: BATCH,
-    seed,
-  }))
-    draws.push(draw);
-  yield await ask("SGHMC, head", thetaMembers(model, drawsOf(sampledSlices(target, ["head"]), draws)));
-
-  const gaussian = await swag(target, data, {
-    optimizer: adam(RATES),
-    points: 20,
-    every: Math.ceil(data.length / BATCH),
-    batch: BATCH,
-    seed,
-    warn: () => {},
-  });
-  yield await ask("SWAG", thetaMembers(model, gaussian.draws(16, { seed })));
-  gaussian.dispose();
-
-  // MAP from five seeds: the first is the one at hand.
-  const slices = model.theta.layout.slices;
-  const modes = [await readSlices(model.theta, slices)];
-  for (let s = 1; s < 5; s++) {
-    const other = await train({ ...setting, seed: seed + 100 * s }, TAU, false);
-    modes.push(await readSlices(other.model.theta, slices));
-    other.dispose();
+  if (wanted("Laplace, head")) {
+    const curvature = await ggn(model, batchesOf(data), { structure: "full" });
+    yield await ask("Laplace, head", linearised(model, laplace(curvature, target.prior), { S: 64, seed }));
   }
-  yield await ask(LAST, thetaMembers(model, heldDraws(slices, modes)));
+
+  if (wanted("SGHMC, head")) {
+    const draws: TrajectoryDraw[] = [];
+    const sampler = (own: number) => sghmc({ lr: 0.02, N: data.length, seed: own });
+    // A step costs the head alone, so each sees all of the data: the noise of small batches would heat the chain.
+    const path = { sampler, chains: 8, draws: 8, burnIn: 200, thin: 25, batch: data.length, seed };
+    for await (const draw of trajectory(target, data, path)) draws.push(draw);
+    yield await ask("SGHMC, head", thetaMembers(model, drawsOf(sampledSlices(target, ["head"]), draws)));
+  }
+
+  if (wanted("SWAG")) {
+    const every = Math.ceil(data.length / BATCH);
+    const path = { optimizer: adam(RATES), points: 20, every, batch: BATCH, seed, warn: () => {} };
+    const gaussian = await swag(target, data, path);
+    yield await ask("SWAG", thetaMembers(model, gaussian.draws(16, { seed })));
+    gaussian.dispose();
+  }
+
+  if (wanted("five MAPs")) {
+    // From five seeds: the first is the one at hand.
+    const slices = model.theta.layout.slices;
+    const modes = [await readSlices(model.theta, slices)];
+    for (let s = 1; s < 5; s++) {
+      const other = await train({ ...setting, seed: seed + 100 * s }, TAU, false);
+      modes.push(await readSlices(other.model.theta, slices));
+      other.dispose();
+    }
+    yield await ask("five MAPs", thetaMembers(model, heldDraws(slices, modes)));
+  }
   dispose();
 }
 

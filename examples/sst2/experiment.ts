@@ -177,7 +177,7 @@ async function trainOne(
 ): Promise<Trained & { held: Example[]; distance: number; dispose(): void }> {
   const folder = openFolder(MODEL);
   const config = {
-    ...(folder.config as Record<string, unknown>),
+    ...JSON.parse(String(folder.config)),
     hidden_dropout_prob: dropout,
     attention_probs_dropout_prob: dropout,
   };

@@ -20,7 +20,7 @@ import type { Io } from "./io.ts";
 import { type EvaluateJson, measure, posteriorOf } from "./measure.ts";
 import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
-import { checkPhase, posteriorPhase } from "./posterior-phase.ts";
+import { checkPhase, posteriorPhase, temperatureSweep } from "./posterior-phase.ts";
 import { priorFile } from "./prior-choice.ts";
 import { checkPrior } from "./prior-file.ts";
 import { StepProfile } from "./profile.ts";
@@ -178,7 +178,11 @@ async function train(
   }
   // What the optimiser kept is not needed any more, and the phase may train a model of its own.
   training.dispose();
-  const posterior = await posteriorPhase({ model, target, data: data.train, options, out, reload, measure: measureOf });
+  const phase = { model, target, data: data.train, options, out, reload, measure: measureOf };
+  const temperatures = await temperatureSweep(phase, (posterior, what) =>
+    measure(posterior, examples, { what, out, ifInterrupted: RESUME }),
+  );
+  const posterior = await posteriorPhase(phase);
   const after = "after training";
   const measured = posterior
     ? await measure(posterior, examples, { what: after, out, ifInterrupted: RESUME })
@@ -192,6 +196,7 @@ async function train(
     steps: training.trainer.steps,
     seconds: training.seconds,
     evaluations: training.evaluations,
+    ...(temperatures ? { temperatures } : {}),
   };
   await saveRun({ folder: options.out, record: saved, model, source: folder, metrics, options });
   const result = {
@@ -202,12 +207,14 @@ async function train(
     trainableParameters: trainable,
     before,
     metrics,
+    ...(temperatures ? { temperatures } : {}),
   };
   if (out.json) out.document(profiled ? { ...result, profile: profiled } : result);
   else {
     const lines = metricsTable([
       ["before", before],
       ["after", measured],
+      ...(temperatures ?? []).map((row): [string, EvaluateJson] => [`T = ${row.temperature}`, row]),
     ]);
     out.text(
       `${lines}\n\n${saved.steps} steps in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,

@@ -15,6 +15,8 @@ export interface SamplerOptions {
   lr: number;
   /** T of the whole posterior. */
   temperature: number;
+  /** T of the likelihood alone. */
+  likelihoodTemperature: number;
   burnIn: number;
   thin: number;
   chains: number;
@@ -64,6 +66,8 @@ export interface MethodOptions {
   ensemble: EnsembleFlags | undefined;
   rankOne: RankOneFlags | undefined;
   laplace: LaplaceFlags | undefined;
+  /** Temperatures of the whole posterior to measure on dev, beside the one that the run keeps. */
+  sweep: number[] | undefined;
 }
 
 /** Key → flag and the methods that read it. */
@@ -83,7 +87,8 @@ const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   memberLayers: ["--member-layers", ["rank-one"]],
   memberPrecision: ["--member-precision", ["rank-one"]],
   structure: ["--structure", ["laplace"]],
-  likelihoodTemperature: ["--likelihood-temperature", ["laplace"]],
+  temperatureSweep: ["--temperature-sweep", ["sgld", "sghmc", "swag", "laplace"]],
+  likelihoodTemperature: ["--likelihood-temperature", ["laplace", "sgld", "sghmc"]],
 };
 
 /** All of them; an InputError for a value that is not one, or a flag that the method does not read. */
@@ -107,6 +112,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
   const whole = (key: string, flag: string, otherwise: string, min: number, max: number) =>
     wholeValue(flag, value(key, otherwise), { min, max, example: otherwise });
   const temperature = numberValue("--temperature", value("temperature", "1"), { min: 0, example: "1" });
+  const likelihoodTemperature = above("likelihoodTemperature", "--likelihood-temperature", "1");
   if (method === "laplace" && temperature === 0)
     refuse("--temperature", value("temperature", ""), "leaves the mode alone (expected a number > 0)", "Give, say, 1.");
   return {
@@ -116,6 +122,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
             groups: groupsOf("--sample", value("sample", "head")),
             lr: above("sampleLr", "--sample-lr", method === "sghmc" ? "0.005" : "0.02"),
             temperature,
+            likelihoodTemperature,
             burnIn: whole("burnIn", "--burn-in", "500", 0, 1e7),
             thin: whole("thin", "--thin", "50", 1, 1e6),
             chains: whole("chains", "--chains", "2", 1, 64),
@@ -146,14 +153,33 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
             precision: above("memberPrecision", "--member-precision", String(DEFAULT_MEMBER_PRECISION)),
           }
         : undefined,
+    sweep:
+      given("temperatureSweep") === undefined
+        ? undefined
+        : value("temperatureSweep", "")
+            .split(",")
+            .map((text) =>
+              numberValue("--temperature-sweep", text.trim(), { min: 0, above: true, example: "0.1,1,10" }),
+            ),
     laplace:
       method === "laplace"
         ? {
             structure: choiceValue("--structure", value("structure", "full"), ["full", "diagonal", "kronecker"]),
             temperature,
-            likelihoodTemperature: above("likelihoodTemperature", "--likelihood-temperature", "1"),
+            likelihoodTemperature,
           }
         : undefined,
+  };
+}
+
+/** The options at another temperature of the whole posterior. */
+export function atTemperature<T extends MethodOptions>(options: T, temperature: number): T {
+  const { sampler, swag, laplace } = options;
+  return {
+    ...options,
+    sampler: sampler && { ...sampler, temperature },
+    swag: swag && { ...swag, temperature },
+    laplace: laplace && { ...laplace, temperature },
   };
 }
 

@@ -24,7 +24,8 @@ import type { LogPosterior } from "../train/index.ts";
 import type { ModeContext } from "./another-mode.ts";
 import { ensemblePhase } from "./ensemble-phase.ts";
 import { laplacePhase } from "./laplace-phase.ts";
-import type { SamplerOptions } from "./method-options.ts";
+import type { EvaluateJson } from "./measure.ts";
+import { atTemperature, type SamplerOptions } from "./method-options.ts";
 import type { FinetuneOptions } from "./options.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
 import { rankOnePhase } from "./rank-one-phase.ts";
@@ -56,17 +57,37 @@ export async function posteriorPhase(context: PhaseContext): Promise<Posterior |
   return record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);
 }
 
+/** What each temperature of `--temperature-sweep` measures; the run's own posterior is made after it. */
+export async function temperatureSweep(
+  context: PhaseContext,
+  measureIt: (posterior: Posterior, what: string) => Promise<EvaluateJson>,
+): Promise<({ temperature: number } & EvaluateJson)[] | undefined> {
+  const { sweep } = context.options;
+  if (!sweep) return undefined;
+  const rows = [];
+  for (const temperature of sweep) {
+    const posterior = await posteriorPhase({ ...context, options: atTemperature(context.options, temperature) });
+    if (posterior) rows.push({ temperature, ...(await measureIt(posterior, `at temperature ${temperature}`)) });
+  }
+  return rows;
+}
+
 /** Chains of SGLD or SGHMC, their draws and their trace. */
 async function sampling({ target, data, options, out }: PhaseContext, sampler: SamplerOptions): Promise<void> {
-  const { method, members, seed, batch } = options;
-  const { groups, lr, temperature, burnIn, thin, chains, friction } = sampler;
+  const { method, members, seed } = options;
+  const { groups, lr, temperature, likelihoodTemperature, burnIn, thin, chains, friction } = sampler;
   const slices = sampledSlices(target, groups);
   const writer = new PosteriorWriter(options.out, slices);
-  const settings = { lr, N: target.N, temperature };
+  // p(X|θ)^(1/T)·p(θ) is the posterior of N/T terms with the same mean: the prior weighs T times as much beside each.
+  const tempered = { ...target, N: target.N / likelihoodTemperature };
+  const settings = { lr, N: tempered.N, temperature };
+  // A step of the head alone costs so little that it may see all of the data: the noise of small batches heats the chain.
+  const headOnly = slices.every((slice) => slice.groups[0] === "head");
+  const batch = headOnly ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
   const bar = out.progress("sampling", members);
   const trace: TrajectoryDraw[] = [];
   try {
-    for await (const draw of trajectory(target, data, {
+    for await (const draw of trajectory(tempered, data, {
       sampler: (seed) => (method === "sghmc" ? sghmc({ ...settings, friction, seed }) : sgld({ ...settings, seed })),
       groups,
       draws: Math.ceil(members / chains),
@@ -100,8 +121,11 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
     );
     break; // one is enough to know
   }
-  writer.finish(method, { ...sampler, draws: members, seed, diagnostics });
+  writer.finish(method, { ...sampler, batch, draws: members, seed, diagnostics });
 }
+
+/** Examples to a step of the head alone. */
+const MOST_AT_ONCE = 1024;
 
 /** Above this the draws of several chains are not of one distribution. */
 const LARGEST_RHAT = 1.1;

@@ -110,7 +110,14 @@ describe("a run of a sampler", () => {
       "1",
     ];
     const flags = ["--batch", "8", "--seed", "3", "--lr", "1e-3", "--method", "laplace", "--members", "7"];
-    expect((await run([...base, ...flags, "--likelihood-temperature", "2"])).code).toBe(0);
+    const sweep = ["--likelihood-temperature", "2", "--temperature-sweep", "0.1,100", "--json"];
+    const { code, stdout } = await run([...base, ...flags, ...sweep]);
+    expect(code).toBe(0);
+    // The hotter the posterior, the less its members agree.
+    const { temperatures, metrics } = JSON.parse(stdout);
+    expect(temperatures.map((row: { temperature: number }) => row.temperature)).toEqual([0.1, 100]);
+    expect(new Set([...temperatures, metrics].map(({ nll }) => nll)).size).toBe(3);
+    expect(json(at("laplace/run.json")).temperatures).toEqual(temperatures);
     const record = json(at("laplace/posterior/posterior.json"));
     expect(record).toMatchObject({ method: "laplace", covers: ["classifier.weight", "classifier.bias"] });
     expect(record.settings).toMatchObject({ structure: "full", temperature: 1, likelihoodTemperature: 2, n: 28, precisions: [1] }); // biome-ignore format: one record

@@ -100,26 +100,31 @@ describe("a trajectory", () => {
 describe("the posterior of a linear regression", () => {
   const [d, sigma2, tau, n] = [3, 0.25, 4, 40];
   const data = regression(n, [0.5, -1, 2], 0.5);
-  const mode = regressionMap(data, sigma2, tau, [0, 0, 0]);
-  /** Λ = XᵀX/σ² + τI. */
-  const precision = Array.from({ length: d }, (_, i) =>
-    Array.from({ length: d }, (_, j) => {
-      let sum = i === j ? tau : 0;
-      for (let r = 0; r < n; r++) sum += (data.x[r * d + i]! * data.x[r * d + j]!) / sigma2;
-      return sum;
-    }),
-  );
+  /** Λ = XᵀX/(σ²T) + τI, T the likelihood's temperature. */
+  const precisionAt = (T: number) =>
+    Array.from({ length: d }, (_, i) =>
+      Array.from({ length: d }, (_, j) => {
+        let sum = i === j ? tau : 0;
+        for (let r = 0; r < n; r++) sum += (data.x[r * d + i]! * data.x[r * d + j]!) / (sigma2 * T);
+        return sum;
+      }),
+    );
 
-  for (const [name, make] of [
-    ["SGLD", (seed: number) => sgld({ lr: 1e-2, N: n, seed })],
-    ["SGHMC", (seed: number) => sghmc({ lr: 3e-3, N: n, seed, friction: 0.3 })],
+  for (const [name, make, T] of [
+    ["SGLD", (seed: number) => sgld({ lr: 1e-2, N: n, seed }), 1],
+    ["SGHMC", (seed: number) => sghmc({ lr: 3e-3, N: n, seed, friction: 0.3 }), 1],
+    // N/T terms with the same mean: the likelihood alone is tempered, and the mode moves towards the prior's.
+    ["SGLD at likelihood temperature 8", (seed: number) => sgld({ lr: 1e-2, N: n / 8, seed }), 8],
   ] as const) {
     test(`${name}: mean and E (θ − θ̂)ᵀΛ(θ − θ̂) = d, by batch means`, async () => {
+      const mode = regressionMap(data, sigma2 * T, tau, [0, 0, 0]);
+      const precision = precisionAt(T);
       const model = linearRegression(new Engine(gpu()), d, sigma2, Float32Array.from(mode));
       const prior = gaussianPrior(model, { encoder: { mean: 0, precision: tau } });
       const options = { sampler: make, groups: ["encoder"], draws: 400, thin: 4, burnIn: 100, batch: n };
+      const target = logPosterior(model, prior, { N: n });
       const deviations: number[][] = [];
-      for await (const { values } of trajectory(logPosterior(model, prior, { N: n }), rowSource(data), options))
+      for await (const { values } of trajectory({ ...target, N: n / T }, rowSource(data), options))
         deviations.push(Array.from(values, (x, i) => x - mode[i]!));
       const mahalanobis = deviations.map((v) =>
         v.reduce((sum, a, i) => sum + v.reduce((s, b, j) => s + a * precision[i]![j]! * b, 0), 0),

@@ -4,7 +4,7 @@
  */
 
 import type { Example } from "../data/batches.ts";
-import { InterruptedError } from "../errors.ts";
+import { DivergedError, InterruptedError } from "../errors.ts";
 import { readSlices, trainedSlices } from "../posterior/index.ts";
 import { logPosterior, type Prior, Trainer } from "../train/index.ts";
 import { fitOptions, priorOf } from "./classifier.ts";
@@ -73,6 +73,10 @@ export async function anotherMode(context: ModeContext, mode: ModeOptions): Prom
       throw new InterruptedError(`interrupted (${mode.what}, step ${trainer.step} of ${steps}). ${mode.ifInterrupted}`);
     }
     return kept?.values ?? (await readSlices(theta, slices));
+  } catch (error) {
+    // The error names a step, and a step of what is not to be guessed.
+    if (error instanceof DivergedError) out.note(`what diverged is ${mode.what}, from seed ${mode.seed}`);
+    throw error;
   } finally {
     out.end();
     trainer?.dispose();

@@ -6,7 +6,7 @@
 import { join } from "node:path";
 import type { PackedBatch } from "../data/batches.ts";
 import { writeFileAtomic } from "../data/files.ts";
-import { InterruptedError } from "../errors.ts";
+import { DivergedError, InterruptedError } from "../errors.ts";
 import {
   anchoredSlices,
   type Diagnosis,
@@ -86,6 +86,7 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
   const batch = headOnly ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
   const bar = out.progress("sampling", members);
   const trace: TrajectoryDraw[] = [];
+  let diverged: DivergedError | undefined;
   try {
     for await (const draw of trajectory(tempered, data, {
       sampler: (seed) => (method === "sghmc" ? sghmc({ ...settings, friction, seed }) : sgld({ ...settings, seed })),
@@ -109,6 +110,12 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
         `interrupted (sampling, ${trace.length} of ${members} draws). Run the same command with --resume to sample anew.`,
       );
     }
+  } catch (error) {
+    if (!(error instanceof DivergedError)) throw error;
+    const at = `sampling: step ${error.step} of chain ${trace.at(-1)?.chain ?? 0} (counted from 0) is not finite`;
+    const kept = trace.length > 0 ? `The ${trace.length} draws before it are kept in posterior/. ` : "";
+    diverged = new DivergedError(`${at} (first in ${error.operation}). ${kept}Take a smaller --sample-lr.`, error.step, error.operation); // biome-ignore format: one sentence
+    if (trace.length === 0) throw diverged;
   } finally {
     out.end();
   }
@@ -121,7 +128,9 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
     );
     break; // one is enough to know
   }
-  writer.finish(method, { ...sampler, batch, draws: members, seed, diagnostics });
+  const made = { draws: trace.length, seed, diagnostics, ...(diverged ? { divergedAt: diverged.step } : {}) };
+  writer.finish(method, { ...sampler, batch, ...made });
+  if (diverged) throw diverged;
 }
 
 /** Examples to a step of the head alone. */

@@ -146,6 +146,32 @@ describe("a run of a sampler", () => {
   });
 });
 
+test("a sampler that diverges is stopped, its step named, the draws before it kept", async () => {
+  const flags = [
+    "--method",
+    "sgld",
+    "--sample-lr",
+    "1e5",
+    "--burn-in",
+    "0",
+    "--thin",
+    "1",
+    "--members",
+    "60",
+    "--chains",
+    "1",
+  ];
+  const base = ["finetune", "--model", model, "--train", train, "--out", at("wild"), "--epochs", "1", "--batch", "8"];
+  const { code, stderr } = await run([...base, ...flags]);
+  expect(code).toBe(2);
+  const [, step, kept] = /sampling: step (\d+) of chain 0 .* The (\d+) draws before it are kept/.exec(stderr) ?? [];
+  expect(Number(kept)).toBe(Number(step) - 1);
+  expect(Number(kept)).toBeGreaterThan(2);
+  const record = json(at("wild/posterior/posterior.json"));
+  expect([record.members.length, record.settings.divergedAt]).toEqual([Number(kept), Number(step)]);
+  expect(json(at("wild/run.json")).finished).toBe(false);
+});
+
 describe("refused with a sentence", () => {
   const cases: [string, string[], string][] = [
     ["S = 0", ["--method", "sgld", "--members", "0"], "--members 0"],

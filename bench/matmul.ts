@@ -11,7 +11,7 @@ import {
   matmul,
   matmulWithPreactivation,
 } from "../src/kernels/matmul.ts";
-import type { Family } from "../src/kernels/matmul-families.ts";
+import { type Family, HALF_FAMILIES, type HalfFamily } from "../src/kernels/matmul-families.ts";
 import type { BenchCase } from "./case.ts";
 
 const LAYOUTS: readonly Layout[] = ["NN", "NT", "TN"];
@@ -69,6 +69,17 @@ const plain =
   (gpu, a, b, layout) =>
     matmul(gpu, a, b, layout, options);
 
+/** With each family that rounds to f16 and can run; on a CPU adapter the large tiles compile for many seconds. */
+function halves(gpu: Gpu, layout: Layout, shape: Shape): BenchCase[] {
+  return (Object.keys(HALF_FAMILIES) as HalfFamily[])
+    .filter((family) => gpu.adapter.kind === "hardware" || family === "matrix32" || layout === "NN")
+    .filter((family) => HALF_FAMILIES[family](gpu.adapter, layout, shape))
+    .map((family) => ({
+      ...product(gpu, `matmul.${family}`, layout, shape, plain({ family })),
+      dtype: "f16" as const,
+    }));
+}
+
 export function cases(gpu: Gpu): BenchCase[] {
   const families: Family[] = ["packed", "strip32", "subgroup", "register"];
   return [
@@ -76,6 +87,8 @@ export function cases(gpu: Gpu): BenchCase[] {
     ...families.flatMap((family) =>
       LAYOUTS.map((layout) => product(gpu, `matmul.${family}`, layout, CUBE, plain({ family }))),
     ),
+    // Factors in f16, where a matrix unit takes them.
+    ...[CUBE, FEED_FORWARD].flatMap((shape) => LAYOUTS.flatMap((layout) => halves(gpu, layout, shape))),
     // The feed-forward layer's first half in training: bias, GELU, and what GELU's backward needs.
     product(gpu, "matmul+bias+gelu", "NT", FEED_FORWARD, (g, a, b, layout) =>
       matmulWithPreactivation(g, a, b, layout, {

@@ -7,7 +7,7 @@
 import { adapterText } from "../src/cli/output.ts";
 import { run } from "../src/cli/process.ts";
 import { loadTuned, tunedRemark } from "../src/cli/tuned.ts";
-import { copies as copyCeilings, multiplyAdd as multiplyAddCeiling } from "../src/gpu/index.ts";
+import { copies as copyCeilings, matrixMultiplyAdd, multiplyAdd as multiplyAddCeiling } from "../src/gpu/index.ts";
 import { openGpu } from "../src/gpu/node.ts";
 import { cases as attention } from "./attention.ts";
 import type { BenchCase } from "./case.ts";
@@ -71,15 +71,21 @@ for (const [group, make] of Object.entries(GROUPS)) {
   if (wanted.length === 0) continue;
   // Before every group: on a shared machine the ceiling moves within a run.
   const multiplyAdd = await measure(gpu, multiplyAddCeiling(gpu), { maxTime: 0.5 });
+  const units: BenchRow[] = [];
+  for (const body of matrixMultiplyAdd(gpu)) units.push(await measure(gpu, body, { maxTime: 0.5 }));
   const copies: BenchRow[] = [];
   for (const body of copyCeilings(gpu)) copies.push(await measure(gpu, body, { maxTime: 0.5 }));
   const copy = copies.reduce((a, b) => ((b.gbps ?? 0) > (a.gbps ?? 0) ? b : a));
-  const limits = { gflops: multiplyAdd.gflops ?? Number.NaN, gbps: copy.gbps ?? Number.NaN };
+  const limits = {
+    gflops: multiplyAdd.gflops ?? Number.NaN,
+    halfGflops: units[0]?.gflops,
+    gbps: copy.gbps ?? Number.NaN,
+  };
   const add = (row: BenchRow) => {
     results.push(row);
     (json ? process.stderr : process.stdout).write(`${line(row)}\n`);
   };
-  for (const row of [multiplyAdd, copy]) add(withShare(row, limits));
+  for (const row of [multiplyAdd, ...units, copy]) add(withShare(row, limits));
   const turns = new Set(wanted.map((body) => body.turn));
   for (const turn of turns) {
     const bodies = wanted.filter((body) => body.turn === turn);

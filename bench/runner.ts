@@ -18,7 +18,7 @@ export interface BenchRow extends Partial<MemoryFigures> {
   samples: number;
   gflops?: number;
   gbps?: number;
-  /** Of the multiply-add ceiling for rows with GFLOP/s, of the copy's for rows with GB/s. */
+  /** Of the multiply-add ceiling of its dtype for rows with GFLOP/s, of the copy's for rows with GB/s. */
   ceilingShare?: number;
   /** `peakBytes` over `predictedBytes` and over `allowedBytes`. */
   ofPredicted?: number;
@@ -93,12 +93,10 @@ function row(body: BenchCase, samples: readonly number[]): BenchRow {
   };
 }
 
-export function withShare(row: BenchRow, ceilings: Ceilings): BenchRow {
+/** `halfGflops`: of a matrix unit, for rows in f16. */
+export function withShare(row: BenchRow, ceilings: Ceilings & { halfGflops?: number | undefined }): BenchRow {
+  const multiplyAdd = row.dtype === "f16" ? (ceilings.halfGflops ?? Number.NaN) : ceilings.gflops;
   const share =
-    row.gflops !== undefined
-      ? row.gflops / ceilings.gflops
-      : row.gbps !== undefined
-        ? row.gbps / ceilings.gbps
-        : undefined;
+    row.gflops !== undefined ? row.gflops / multiplyAdd : row.gbps !== undefined ? row.gbps / ceilings.gbps : undefined;
   return share === undefined ? row : { ...row, ceilingShare: rounded(share) };
 }

@@ -90,6 +90,17 @@ export async function stepCases(
         ...trainer(engine, source, examples, precision),
       });
     }
+    // Nothing but the products differs, and the loss's scale; where no matrix unit takes a product, there is nothing to see.
+    if (gpu.adapter.matrixUnit) {
+      cases.push({
+        name: "step.MAP.f16",
+        turn,
+        shape,
+        dtype: "f16",
+        flops: 6 * weights * tokens,
+        ...trainer(new Engine(gpu, { dtype: "f16" }), source, examples, 300),
+      });
+    }
     const frozen = `frozen step of ${tokens}`;
     cases.push({
       name: "step.frozen",

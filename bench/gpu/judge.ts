@@ -32,20 +32,28 @@ export function judge(results: Results): Verdict[] {
 }
 
 /** The best ceiling that was seen, GFLOP/s or GB/s. */
-export function ceilingOf({ ceilings }: Pick<Results, "ceilings">, rate: "gflops" | "gbps"): number {
-  return Math.max(0, ...ceilings.map((row) => row[rate] ?? 0));
+export function ceilingOf(
+  { ceilings }: Pick<Results, "ceilings">,
+  rate: "gflops" | "gbps",
+  dtype: string = "f32",
+): number {
+  // What moves bytes has no dtype to speak of.
+  const rows = rate === "gflops" ? ceilings.filter((row) => row.dtype === dtype) : ceilings;
+  return Math.max(0, ...rows.map((row) => row[rate] ?? 0));
 }
 
 /** Share of the ceiling that the row's rate belongs to; undefined where it has none. */
 export function shareOf(results: Pick<Results, "ceilings">, row: GpuRow): number | undefined {
   const rate = row.gflops !== undefined ? "gflops" : "gbps";
-  const [reached, ceiling] = [row[rate], ceilingOf(results, rate)];
+  const [reached, ceiling] = [row[rate], ceilingOf(results, rate, row.dtype)];
   return reached === undefined || ceiling === 0 ? undefined : reached / ceiling;
 }
 
 function product(results: Results, sizes: MatmulSizes, least: number): Found {
   const shaped = (rows: readonly GpuRow[]) =>
-    rows.filter(({ shape, layout }) => layout === "NN" && Object.entries(sizes).every(([key, n]) => shape[key] === n));
+    rows
+      .filter(({ layout, dtype }) => layout === "NN" && dtype === "f32")
+      .filter(({ shape }) => Object.entries(sizes).every(([key, n]) => shape[key] === n));
   const chosen = shaped(results.kernels).find(({ name }) => name === "matmul");
   const share = chosen && shareOf(results, chosen);
   if (chosen === undefined || share === undefined) return "not measured";

@@ -35,7 +35,10 @@ export function markdown(results: Results, short = false): string {
   if (short && wrong.length > FEW) lines.push(`- and ${wrong.length - FEW} more in the results file`);
   lines.push("", `Op tests: ${tests.passed} passed, ${tests.failed} failed, ${tests.skipped} skipped.`);
   const ceilings = `${figure(ceilingOf(results, "gflops"))} GFLOP/s, ${figure(ceilingOf(results, "gbps"))} GB/s`;
-  lines.push(`Ceilings (multiply-add, copy): ${ceilings}.`);
+  const half = ceilingOf(results, "gflops", "f16");
+  lines.push(
+    `Ceilings (multiply-add, copy): ${ceilings}${half > 0 ? `; of the matrix unit ${figure(half)} GFLOP/s` : ""}.`,
+  );
   const own = { Products: results.kernels.filter(isProduct), Steps: results.steps };
   const more = {
     Kernels: results.kernels.filter((row) => !isProduct(row)),

@@ -4,7 +4,7 @@
  * may have taken the device with it, so the next one gets a new one.
  */
 import { pathToFileURL } from "node:url";
-import { copies, type Gpu, multiplyAdd } from "../../src/gpu/index.ts";
+import { copies, type Gpu, matrixMultiplyAdd, multiplyAdd } from "../../src/gpu/index.ts";
 import { DISABLED, ENABLED, openGpu } from "../../src/gpu/node.ts";
 import { cases as attention } from "../attention.ts";
 import type { BenchCase } from "../case.ts";
@@ -72,12 +72,13 @@ const FEW: typeof KERNELS = { elementwise: (gpu) => elementwise(gpu, 16, 64).sli
 
 /** More threads and more bytes than a software adapter is asked for: a GPU has room for them. */
 function ceilings(gpu: Gpu): BenchCase[] {
-  if (gpu.adapter.kind !== "hardware") return [multiplyAdd(gpu), ...copies(gpu)];
+  if (gpu.adapter.kind !== "hardware") return [multiplyAdd(gpu), ...matrixMultiplyAdd(gpu), ...copies(gpu)];
   const bytes = Math.min(512 * 2 ** 20, gpu.adapter.limits.maxStorageBufferBindingSize ?? 0);
   return [
     multiplyAdd(gpu),
     multiplyAdd(gpu, { groups: 8448, rounds: 2048 }),
     multiplyAdd(gpu, { groups: 8448, rounds: 8192 }),
+    ...matrixMultiplyAdd(gpu),
     ...copies(gpu),
     ...copies(gpu, bytes),
   ];

@@ -5,7 +5,8 @@
 import type { Gpu } from "../../src/gpu/index.ts";
 import { fromHost, type NdArray, readArray } from "../../src/kernels/array.ts";
 import { type Layout, type MatmulSizes, matmul } from "../../src/kernels/matmul.ts";
-import { ableFamilies, type Family } from "../../src/kernels/matmul-families.ts";
+import { ableFamilies, type Family, HALF_FAMILIES, type HalfFamily } from "../../src/kernels/matmul-families.ts";
+import { halfBound } from "../../src/kernels/matmul-half.ts";
 import { Stream } from "../../src/random.ts";
 import type { BenchCase } from "../case.ts";
 import { tiled } from "../tiled.ts";
@@ -16,22 +17,36 @@ const SAMPLES = 256;
 
 export interface Product extends BenchCase {
   layout: Layout;
-  /** Largest error in units of (K + 2)·2⁻²⁴·Σ|a||b|, the bound of a sum of K products in float32 in any order. */
+  /**
+   * Largest error in units of (K + 2)·2⁻²⁴·Σ|a||b|, the bound of a sum of K products in float32 in any order; of a family
+   * that rounds to f16, in units of `halfBound`.
+   */
   worstError(): Promise<number>;
 }
 
-/** `chosen`: only what the table chooses. */
+/** `chosen`: only what the table chooses. Those that round to f16 come last, at the two shapes that say most. */
 export function productCases(gpu: Gpu, { products }: Plan, chosen = false): Product[] {
-  return products.flatMap(({ sizes, layouts }) =>
+  const single = products.flatMap(({ sizes, layouts }) =>
     layouts.flatMap((layout) => {
       const families: (Family | undefined)[] = chosen ? [] : ableFamilies(gpu.adapter, layout, sizes);
       return [undefined, ...families].map((family) => product(gpu, layout, sizes, family));
     }),
   );
+  const half = (Object.keys(HALF_FAMILIES) as HalfFamily[]).flatMap((family) =>
+    products
+      .slice(0, chosen ? 0 : 2)
+      .flatMap(({ sizes, layouts }) =>
+        layouts
+          .filter((layout) => HALF_FAMILIES[family](gpu.adapter, layout, sizes))
+          .map((layout) => product(gpu, layout, sizes, family)),
+      ),
+  );
+  return [...single, ...half];
 }
 
-function product(gpu: Gpu, layout: Layout, sizes: MatmulSizes, family: Family | undefined): Product {
+function product(gpu: Gpu, layout: Layout, sizes: MatmulSizes, family: Family | HalfFamily | undefined): Product {
   const { M, N, K } = sizes;
+  const half = family !== undefined && Object.hasOwn(HALF_FAMILIES, family);
   const shapes = [layout === "TN" ? [K, M] : [M, K], layout === "NT" ? [N, K] : [K, N]] as const;
   let held: { numbers: Float32Array[]; arrays: [NdArray, NdArray] } | undefined;
   const operands = () => {
@@ -45,6 +60,7 @@ function product(gpu: Gpu, layout: Layout, sizes: MatmulSizes, family: Family | 
   return {
     name: family ? `matmul.${family}` : "matmul",
     layout,
+    dtype: half ? "f16" : "f32",
     shape: { ...sizes },
     flops: 2 * M * N * K,
     run: () => gpu.scope(() => void multiply()),
@@ -61,20 +77,27 @@ function product(gpu: Gpu, layout: Layout, sizes: MatmulSizes, family: Family | 
         // The last row and column first: edges are where tiles go wrong.
         const i = sample === 0 ? M - 1 : stream.integer(M);
         const j = sample === 0 ? N - 1 : stream.integer(N);
-        let exact = 0;
-        let size = 0;
-        for (let k = 0; k < K; k++) {
-          const x = a[layout === "TN" ? k * M + i : i * K + k] as number;
-          const y = b[layout === "NT" ? j * K + k : k * N + j] as number;
-          exact += x * y;
-          size += Math.abs(x * y);
-        }
-        const error = Math.abs((c[i * N + j] as number) - exact) / ((K + 2) * 2 ** -24 * size);
+        // The row of A and the column of B that meet here.
+        const row = Float32Array.from({ length: K }, (_, k) => a[layout === "TN" ? k * M + i : i * K + k] as number);
+        const column = Float32Array.from({ length: K }, (_, k) => b[layout === "NT" ? j * K + k : k * N + j] as number);
+        const one = { M: 1, N: 1, K };
+        const { exact, bound } = half ? halfBound(row, column, one, "NN") : singleBound(row, column);
+        const error = Math.abs((c[i * N + j] as number) - (exact[0] as number)) / (bound[0] as number);
         if (!(error <= worst)) worst = Number.isNaN(error) ? Number.POSITIVE_INFINITY : error;
       }
       return worst;
     },
   };
+}
+
+function singleBound(row: Float32Array, column: Float32Array): { exact: [number]; bound: [number] } {
+  let exact = 0;
+  let size = 0;
+  for (const [k, x] of row.entries()) {
+    exact += x * (column[k] as number);
+    size += Math.abs(x * (column[k] as number));
+  }
+  return { exact: [exact], bound: [(row.length + 2) * 2 ** -24 * size] };
 }
 
 /** Numbers in [−1, 1). */

@@ -11,6 +11,17 @@ export { expect } from "./expect.ts";
 type Body = (...row: never[]) => unknown;
 type Hook = () => unknown;
 
+/** What a test gets of Vitest's context: the way to say that it cannot be run here. */
+interface Context {
+  skip(reason?: string): never;
+}
+class Skipped extends Error {}
+const context: Context = {
+  skip(reason) {
+    throw new Skipped(reason);
+  },
+};
+
 /** What became of one test. `error` has a message, and where it was thrown. */
 export interface TestResult {
   name: string;
@@ -19,7 +30,7 @@ export interface TestResult {
   error?: string;
 }
 
-const tests: { name: string; skip: boolean; body: Hook }[] = [];
+const tests: { name: string; skip: boolean; body: (context: Context) => unknown }[] = [];
 const hooks = { beforeAll: [] as Hook[], beforeEach: [] as Hook[], afterEach: [] as Hook[], afterAll: [] as Hook[] };
 const open: { name: string; skip: boolean }[] = [];
 
@@ -58,7 +69,7 @@ function rowsOf(table: readonly unknown[], name: string): [string, never[]][] {
 
 /** `test(name, body)`, `test(name, options, body)`: there is no time limit here but that of the whole part. */
 function add(skip: boolean, name: string, ...rest: unknown[]): void {
-  const body = rest.find((value) => typeof value === "function") as Hook;
+  const body = rest.find((value) => typeof value === "function") as (context: Context) => unknown;
   tests.push({
     name: [...open.map((one) => one.name), name].join(" > "),
     skip: skip || open.some((one) => one.skip),
@@ -133,10 +144,14 @@ export async function runCollected(
     const before = expectation.failed.length;
     try {
       await all(hooks.beforeEach);
-      await body();
+      await body(context);
       await all(hooks.afterEach);
       if (expectation.failed.length > before) throw expectation.failed.at(-1);
     } catch (thrown) {
+      if (thrown instanceof Skipped) {
+        report({ name, status: "skipped", milliseconds: 0 });
+        continue;
+      }
       failed = true;
       error = thrown;
     }

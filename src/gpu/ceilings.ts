@@ -23,6 +23,8 @@ export interface Ceilings {
 export interface CeilingRun {
   name: string;
   shape: Record<string, number>;
+  /** f16: products of halfs that a matrix unit sums in f32. */
+  dtype?: "f16";
   flops?: number;
   bytes?: number;
   run(): void;
@@ -51,6 +53,38 @@ export function multiplyAdd(gpu: Gpu, { groups = GROUPS, rounds = ROUNDS } = {})
       }),
     dispose: () => release(gpu, bindings),
   };
+}
+
+/** Multiply-adds of the adapter's matrix unit, by `groups` workgroups of four subgroups; none where it has no unit. */
+export function matrixMultiplyAdd(gpu: Gpu): CeilingRun[] {
+  const { matrixUnit, subgroupSize: SG, kind } = gpu.adapter;
+  if (!matrixUnit || SG === 0) return [];
+  const { M: FM, N: FN, K: FK } = matrixUnit;
+  // A CPU takes as long for a thousandth of it.
+  const [groups, rounds] = kind === "hardware" ? [2112, 2048] : [16, 256];
+  const bindings = [array(gpu, 4 * groups * 4 * 4 * FM * FN)];
+  const flops = groups * 4 * rounds * 4 * 2 * FM * FN * FK;
+  const name = "ceiling.matrixMultiplyAdd";
+  return [
+    {
+      name,
+      shape: { groups, rounds },
+      dtype: "f16",
+      flops,
+      run: () =>
+        gpu.dispatch({
+          op: name,
+          shader: "ceiling_matrix",
+          entry: "matrix_multiply_add",
+          tile: { SG, FM, FN, FK },
+          bindings,
+          params: [rounds],
+          grid: [groups, 1, 1],
+          work: { flops },
+        }),
+      dispose: () => release(gpu, bindings),
+    },
+  ];
 }
 
 /** A copy by a shader: both ways to lay it out, of which the better counts. */

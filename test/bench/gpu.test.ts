@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expect as carriedExpect, MATCHERS } from "../../bench/gpu/expect.ts";
-import { judge } from "../../bench/gpu/judge.ts";
+import { judge, shareOf } from "../../bench/gpu/judge.ts";
 import { carriedTests, pack } from "../../bench/gpu/pack.ts";
 import type { Order } from "../../bench/gpu/parts.ts";
 import { CUBE, FEED_FORWARD, FULL, PARTS, QUICK } from "../../bench/gpu/plan.ts";
@@ -61,7 +61,16 @@ test("a quick run from the packed folder, without tools or PyTorch, has every se
     expect(row.worstError).toBeLessThanOrEqual(1);
   expect(results.unguarded.length).toBe(2);
   expect(new Set(results.steps.map(({ name }) => name))).toEqual(
-    new Set(["host.dispatch", "host.dispatch.rawDawn", "step.inference", "step.backward", "step.MLE", "step.MAP"]),
+    new Set([
+      "host.dispatch",
+      "host.dispatch.rawDawn",
+      "step.frozen",
+      "step.headAlone",
+      "step.inference",
+      "step.backward",
+      "step.MLE",
+      "step.MAP",
+    ]),
   );
   for (const { name, medianMs } of [...results.ceilings, ...results.kernels, ...results.steps])
     expect(medianMs, name).toBeGreaterThan(0);
@@ -208,6 +217,7 @@ describe("the stand-in for Vitest", () => {
     });
     carried.describe.skipIf(true)("left out", () => carried.test("never", () => calls.push("never")));
     carried.test("begun before", () => calls.push("begun before"));
+    carried.test("cannot", (context: { skip(reason: string): void }) => context.skip("why"));
     carried.test("rejected", async () => {
       await carriedExpect(Promise.reject(new Error("why"))).rejects.toThrow?.("why");
     });
@@ -221,6 +231,7 @@ describe("the stand-in for Vitest", () => {
       ["suite > of 3 > bad 3", "failed"],
       ["suite > soft", "failed"],
       ["left out > never", "skipped"],
+      ["cannot", "skipped"],
       ["rejected", "passed"],
     ]);
     expect(results[1]?.error).toContain("3 toBe(4)");
@@ -282,6 +293,18 @@ describe("the judge", () => {
       results.tests.failed = 1;
     });
     expect(slower).toEqual([false, false, false, false, false]);
+  });
+
+  test("does not take f16 for f32", () => {
+    const half = { dtype: "f16", gflops: 500_000 };
+    const { kernels, ceilings, ...rest } = fast();
+    const results = {
+      ...rest,
+      kernels: [...kernels, row("matmul.matrix128", CUBE, 1, { layout: "NN", ...half })],
+      ceilings: [...ceilings, row("ceiling.matrixMultiplyAdd", {}, 1, { ...half, gflops: 800_000 })],
+    };
+    expect(judge(results)).toEqual(judge(fast()));
+    expect(shareOf(results, results.kernels.at(-1) as GpuRow)).toBe(0.625);
   });
 
   test("says what stands beside the number", () => {

@@ -2,7 +2,7 @@
  * @file Matrix units: the same tests as of the other families, with the tolerance of factors that are rounded to f16.
  * Adapters without them skip: Mesa's lavapipe has them from version 26 (.ci/lavapipe26), so that they need no GPU.
  */
-import { beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { type Dispatch, Gpu } from "../../src/gpu/index.ts";
 import { empty, fromHost, NdArray } from "../../src/kernels/array.ts";
 import {
@@ -79,10 +79,11 @@ describe("where matrix units can run", () => {
 for (const family of Object.keys(HALF_FAMILIES) as HalfFamily[]) {
   for (const layout of LAYOUTS) {
     describe(`${layout}, ${family}`, () => {
-      beforeEach((context) => {
-        if (!HALF_FAMILIES[family](gpu().adapter, layout, { M: 64, N: 64, K: 64 }))
-          context.skip(`this adapter (${gpu().adapter.driver}) cannot run ${family}`);
-      });
+      const needs = (context: { skip(reason: string): void }, more = true) => {
+        const { adapter } = gpu();
+        if (!more || !HALF_FAMILIES[family](adapter, layout, { M: 64, N: 64, K: 64 }))
+          context.skip(`this adapter (${adapter.driver}) cannot run ${family}${more ? "" : " in this test"}`);
+      };
 
       const product = (a: Float32Array, b: Float32Array, sizes: MatmulSizes) => {
         const g = gpu();
@@ -92,7 +93,8 @@ for (const family of Object.keys(HALF_FAMILIES) as HalfFamily[]) {
       };
 
       for (const [M, N, K] of SIZES) {
-        test(`M ${M}, N ${N}, K ${K} agrees with float64`, async () => {
+        test(`M ${M}, N ${N}, K ${K} agrees with float64`, async (context) => {
+          needs(context);
           const sizes = { M, N, K };
           const [a, b] = [randn(1, M * K), randn(2, K * N)];
           const [c] = await product(a, b, sizes);
@@ -101,7 +103,8 @@ for (const family of Object.keys(HALF_FAMILIES) as HalfFamily[]) {
       }
 
       // Whole numbers up to 8 and their sums are exact: an index that is wrong anywhere gives another number.
-      test("whole numbers come out exact", async () => {
+      test("whole numbers come out exact", async (context) => {
+        needs(context);
         const sizes = { M: 68, N: 76, K: 84 };
         const whole = (seed: number, n: number) =>
           randn(seed, n, 3).map((x) => Math.max(-8, Math.min(8, Math.round(x))));
@@ -110,7 +113,8 @@ for (const family of Object.keys(HALF_FAMILIES) as HalfFamily[]) {
         expect(c).toEqual(Float32Array.from(halfBound(a, b, sizes, layout).exact));
       });
 
-      test("what lies beyond the arrays has no influence, NaN there included", async () => {
+      test("what lies beyond the arrays has no influence, NaN there included", async (context) => {
+        needs(context);
         const g = gpu();
         for (const [M, N, K] of [
           [12, 20, 36],
@@ -130,7 +134,8 @@ for (const family of Object.keys(HALF_FAMILIES) as HalfFamily[]) {
         }
       });
 
-      test("NaN, infinity and what is too large reach their row or column and nothing else", async () => {
+      test("NaN, infinity and what is too large reach their row or column and nothing else", async (context) => {
+        needs(context);
         const sizes = { M: 20, N: 24, K: 16 };
         for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, 1e6]) {
           const [a, b] = [randn(7, 320).map(Math.abs), randn(8, 384).map(Math.abs)];
@@ -141,7 +146,8 @@ for (const family of Object.keys(HALF_FAMILIES) as HalfFamily[]) {
         }
       });
 
-      test("batched", async () => {
+      test("batched", async (context) => {
+        needs(context);
         const g = gpu();
         const [G, M, N, K] = [3, 20, 72, 12];
         const sizes = { M, N, K };
@@ -158,7 +164,7 @@ for (const family of Object.keys(HALF_FAMILIES) as HalfFamily[]) {
 
       test("bias, activation, residual, what was there before, and the preactivation kept", async (context) => {
         // The large tiles' epilogue is the same text, which a CPU adapter compiles for many seconds.
-        if (gpu().adapter.kind !== "hardware" && family !== "matrix32") context.skip("on GPUs, and of matrix32");
+        needs(context, gpu().adapter.kind === "hardware" || family === "matrix32");
         const g = gpu();
         const sizes = { M: 68, N: 36, K: 8 };
         const { M, N, K } = sizes;

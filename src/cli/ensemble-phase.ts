@@ -60,7 +60,7 @@ function perturbation(groups: readonly string[], seed: number, member: number): 
 async function lookAtAnchors({ model, target, data, options, out }: PhaseContext, groups: string[]): Promise<void> {
   const slices = anchoredSlices(target, groups);
   const own = await readSlices(model.theta, slices);
-  const noise = anchorNoise(target, slices, { seed: options.seed, member: 0 });
+  const noise = await anchorNoise(target, slices, { seed: options.seed, member: 0 });
   const draws = heldDraws(slices, [own.map((value, i) => value + (noise[i] ?? 0))]);
   const warning = volumeWarning(await featureCosine(model, draws, packBatch(data.slice(0, LOOKED_AT))), groups);
   if (warning !== undefined) out.warning(`--anchored: ${warning}`);

@@ -14,7 +14,8 @@ import type { Slice } from "../autograd/index.ts";
 import type { Example } from "../data/batches.ts";
 import { Stream } from "../random.ts";
 import type { LogPosterior } from "../train/objective.ts";
-import { expectIsotropic } from "../train/prior.ts";
+import { expectGaussian } from "../train/prior.ts";
+import { priorNoise } from "../train/prior-noise.ts";
 import { readSlices, writeSlices } from "./draws.ts";
 import { sampledSlices } from "./trajectory.ts";
 
@@ -24,27 +25,21 @@ export interface MemberName {
   member: number;
 }
 
-/** The slices of groups whose centre can be drawn. InputError: see `sampledSlices`; the prior is no isotropic Gaussian. */
+/** The slices of groups whose centre can be drawn. InputError: see `sampledSlices`; no Gaussian prior. */
 export function anchoredSlices<B>(target: LogPosterior<B>, groups: readonly string[]): Slice[] {
   const slices = sampledSlices(target, groups);
-  expectIsotropic("anchored", target.prior, slices);
+  expectGaussian("anchored", target.prior, slices);
   return slices;
 }
 
-/** a − μ of some slices, one after the other: normals of precision τ each. The stream is (seed, "anchor", member, slice). */
+/** a − μ of some slices, one after the other: a draw of the prior. The stream is (seed, "anchor", member, slice). */
 export function anchorNoise<B>(
   { model, prior }: LogPosterior<B>,
   slices: readonly Slice[],
   { seed, member }: MemberName,
-): Float32Array {
-  const noise = new Float32Array(slices.reduce((sum, { size }) => sum + size, 0));
-  let at = 0;
-  for (const slice of slices) {
-    const stream = new Stream(seed, "anchor", member, model.theta.layout.index(slice.key));
-    const sigma = 1 / Math.sqrt(prior.precision(slice));
-    for (let i = 0; i < slice.size; i++) noise[at++] = sigma * stream.normal();
-  }
-  return noise;
+): Promise<Float32Array> {
+  const { theta } = model;
+  return priorNoise(prior, theta, slices, ({ key }) => new Stream(seed, "anchor", member, theta.layout.index(key)));
 }
 
 /**
@@ -58,7 +53,7 @@ export async function drawAnchor<B>(
 ): Promise<void> {
   const { model, prior } = target;
   const mean = await readSlices(model.theta, slices, prior.mu);
-  writeSlices(model.theta, slices, sum(mean, anchorNoise(target, slices, name)), prior.mu);
+  writeSlices(model.theta, slices, sum(mean, await anchorNoise(target, slices, name)), prior.mu);
 }
 
 /** n weights of mean and variance 1; the stream is (seed, "weights", member). */

@@ -10,8 +10,11 @@
  * all without their constants.
  */
 import type { Slice, Theta } from "../autograd/index.ts";
+import { InputError } from "../errors.ts";
 import type { Gpu } from "../gpu/index.ts";
 import { empty, type Live, lowRankCombine, lowRankProject, NdArray, priorGradient } from "../kernels/index.ts";
+import type { Stream } from "../random.ts";
+import { coupledNormals, gamma, readParts } from "./prior-noise.ts";
 
 /** A stretch of θ as a density sees it. */
 export interface DensityStretch {
@@ -34,6 +37,8 @@ export interface DensityContext {
 export interface PriorDensity {
   /** As facts and reports name it. */
   readonly name: string;
+  /** Whether it is a Gaussian. */
+  readonly gaussian: boolean;
   /** Whether a slice has this density. */
   covers(slice: Slice): boolean;
   /** Vectors of θ's layout that decide it: a resumed run must agree on them. */
@@ -51,6 +56,8 @@ export interface PriorDensity {
   rows(stretches: number): number;
   /** −log p(θ) without its constant, nats, from those rows. */
   energy(rows: ArrayLike<number>, stretches: readonly DensityStretch[], N: number): number;
+  /** θ − μ of covered slices, drawn from the density given that the rest lies at its mean. `stream`: a slice's numbers. */
+  noise(theta: Theta, slices: readonly Slice[], stream: (slice: Slice) => Stream): Promise<Float32Array[]>;
   dispose(): void;
 }
 
@@ -61,11 +68,55 @@ function quadratic(rows: ArrayLike<number>, stretches: readonly DensityStretch[]
 
 type Covers = (slice: Slice) => boolean;
 
+/** A slice's a. */
+type Strength = (slice: Slice) => number;
+
+/** Draws of P^−½z, divided by each slice's √a. */
+async function gaussianNoise(
+  theta: Theta,
+  slices: readonly Slice[],
+  stream: (slice: Slice) => Stream,
+  strength: Strength,
+  { tau, columns, sign }: { tau: NdArray; columns: readonly NdArray[]; sign: 1 | -1 },
+): Promise<Float32Array[]> {
+  const D = await readParts(theta, tau, slices);
+  const flat = slices[D.findIndex((d) => d.some((x) => !(x > 0)))];
+  if (flat) {
+    throw new InputError(
+      `prior: ${flat.key} has elements of precision 0, of which there is no draw. Give the prior a damping above 0, or leave ${flat.groups.at(-1) ?? flat.key} out.`,
+    );
+  }
+  const U: Float32Array[][] = [];
+  for (const column of columns) U.push(await readParts(theta, column, slices));
+  const z = slices.map((slice) => {
+    const normals = stream(slice);
+    return Float64Array.from({ length: slice.size }, () => normals.normal());
+  });
+  const drawn = coupledNormals(D, U, sign, z);
+  return slices.map((slice, s) => Float32Array.from(drawn[s] ?? [], (x) => x / Math.sqrt(strength(slice))));
+}
+
+/** `one` of each element, divided by its slice's √a. */
+function independentNoise(
+  slices: readonly Slice[],
+  stream: (slice: Slice) => Stream,
+  strength: Strength,
+  one: (stream: Stream) => number,
+): Promise<Float32Array[]> {
+  return Promise.resolve(
+    slices.map((slice) => {
+      const [numbers, scale] = [stream(slice), 1 / Math.sqrt(strength(slice))];
+      return Float32Array.from({ length: slice.size }, () => scale * one(numbers));
+    }),
+  );
+}
+
 /** τ by element; the vector is given up with the density. */
-export function diagonalDensity(theta: Theta, covers: Covers, tau: NdArray): PriorDensity {
+export function diagonalDensity(theta: Theta, covers: Covers, tau: NdArray, strength: Strength): PriorDensity {
   const total = theta.vector();
   return {
     name: "diagonal",
+    gaussian: true,
     covers,
     vectors: [tau],
     couplings: [],
@@ -76,6 +127,7 @@ export function diagonalDensity(theta: Theta, covers: Covers, tau: NdArray): Pri
       return priorGradient(gpu, "diagonal", { ...vectors, total, tau }, scaled, { live });
     },
     energy: quadratic,
+    noise: (theta, slices, stream) => gaussianNoise(theta, slices, stream, strength, { tau, columns: [], sign: 1 }),
     dispose: () => [tau, total].forEach((vector) => void theta.release(vector)),
   };
 }
@@ -102,6 +154,7 @@ export function lowRankDensity(
   const fours = Math.ceil(columns.length / 4);
   return {
     name: `rank ${columns.length}`,
+    gaussian: true,
     covers,
     vectors: [tau, ...columns],
     couplings: columns,
@@ -123,15 +176,17 @@ export function lowRankDensity(
       for (let i = 4 * stretches.length; i < 4 * (stretches.length + fours); i++) square += (rows[i] ?? 0) ** 2;
       return quadratic(rows, stretches, N) + 0.5 * sign * square;
     },
+    noise: (theta, slices, stream) => gaussianNoise(theta, slices, stream, strength, { tau, columns, sign }),
     dispose: () => [tau, total, ...columns].forEach((vector) => void theta.release(vector)),
   };
 }
 
 /** λ = √(2a), the same for all of a stretch. At Δ = 0 the subgradient is 0. */
-export function laplaceDensity(theta: Theta, covers: Covers): PriorDensity {
+export function laplaceDensity(theta: Theta, covers: Covers, strength: Strength): PriorDensity {
   const total = theta.vector();
   return {
     name: "laplace",
+    gaussian: false,
     covers,
     vectors: [],
     couplings: [],
@@ -143,15 +198,21 @@ export function laplaceDensity(theta: Theta, covers: Covers): PriorDensity {
     },
     // e = rΔ = λ|Δ|/N.
     energy: (rows, stretches, N) => 2 * quadratic(rows, stretches, N),
+    noise: (_, slices, stream) =>
+      independentNoise(slices, stream, strength, (numbers) => {
+        const side = numbers.uniform() < 0.5 ? -1 : 1;
+        return (side * -Math.log(1 - numbers.uniform())) / Math.SQRT2;
+      }),
     dispose: () => theta.release(total),
   };
 }
 
 /** ν degrees of freedom. */
-export function studentTDensity(theta: Theta, covers: Covers, nu: number): PriorDensity {
+export function studentTDensity(theta: Theta, covers: Covers, nu: number, strength: Strength): PriorDensity {
   const total = theta.vector();
   return {
     name: `student-t with ν = ${nu}`,
+    gaussian: false,
     covers,
     vectors: [],
     couplings: [],
@@ -166,6 +227,11 @@ export function studentTDensity(theta: Theta, covers: Covers, nu: number): Prior
       return priorGradient(gpu, "student", { ...vectors, total }, scaled, { live });
     },
     energy: (rows, stretches) => stretches.reduce((sum, _, r) => sum + 0.5 * (nu + 1) * (rows[4 * r + 2] ?? 0), 0),
+    noise: (_, slices, stream) =>
+      independentNoise(slices, stream, strength, (numbers) => {
+        const z = numbers.normal();
+        return z / Math.sqrt((2 * gamma(numbers, nu / 2)) / nu);
+      }),
     dispose: () => theta.release(total),
   };
 }

@@ -110,6 +110,15 @@ export function expectIsotropic(what: string, { density }: Pick<Prior, "density"
   );
 }
 
+/** As `expectIsotropic`, but precisions by element or of low rank will do. */
+export function expectGaussian(what: string, { density }: Pick<Prior, "density">, slices: readonly Slice[]): void {
+  const other = density?.gaussian ? undefined : slices.find((slice) => density?.covers(slice));
+  if (other === undefined) return;
+  throw new InputError(
+    `${what}: the prior of ${other.groups.at(-1) ?? other.key} is ${density?.name} (expected a Gaussian). Leave that group out, or train with another prior.`,
+  );
+}
+
 /** Throws InputError, with the nearest name, unless every group is one of θ's. */
 export function expectGroups(what: string, theta: Theta, names: readonly string[]): void {
   const { groups } = theta.layout;

@@ -55,7 +55,7 @@ export function lowRankPrior(
 export function laplacePrior(subject: PriorSubject | Theta, spec: GaussianPriorSpec): Prior {
   const base = gaussianPrior(subject, spec);
   const logConstant = constantOf(subject, base, (tau) => 0.5 * Math.log(tau / 2));
-  return shaped(base, laplaceDensity(thetaOf(subject), coveredBy(base)), logConstant);
+  return shaped(base, laplaceDensity(thetaOf(subject), coveredBy(base), base.precision), logConstant);
 }
 
 /** Student's t with ν degrees of freedom and scale τ^−½, −½(ν + 1) Σ log(1 + τΔ²/ν). Throws InputError unless ν > 0. */
@@ -68,7 +68,7 @@ export function studentTPrior(
   const base = gaussianPrior(subject, spec);
   const constant = logGamma((nu + 1) / 2) - logGamma(nu / 2);
   const logConstant = constantOf(subject, base, (tau) => constant + 0.5 * Math.log(tau / (nu * Math.PI)));
-  return shaped(base, studentTDensity(thetaOf(subject), coveredBy(base), nu), logConstant);
+  return shaped(base, studentTDensity(thetaOf(subject), coveredBy(base), nu, base.precision), logConstant);
 }
 
 function thetaOf(subject: PriorSubject | Theta): Theta {
@@ -156,7 +156,7 @@ function vectorPrior(subject: PriorSubject | Theta, spec: GaussianPriorSpec, vec
     const strength = (slice: Slice) => base.precision(slice);
     const density =
       rank === 0
-        ? diagonalDensity(theta, active, tau)
+        ? diagonalDensity(theta, active, tau, strength)
         : lowRankDensity(theta, active, { tau, columns, sign, strength });
     return shaped(base, density, isotropic + 0.5 * logDet);
   } catch (error) {

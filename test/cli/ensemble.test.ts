@@ -173,9 +173,9 @@ describe("refused with a sentence", () => {
     ["no group", ["--method", "ensemble", "--anchored", ","], "--anchored ,: names no group"],
     ["a flat prior", ["--method", "ensemble", "--anchored", "--prior-precision", "head=0"], "has a flat prior"],
     [
-      "a prior without normal draws",
+      "a prior that is no Gaussian",
       ["--method", "ensemble", "--anchored", "--prior", "laplace"],
-      "expected an isotropic Gaussian",
+      "(expected a Gaussian)",
     ],
     ["one rank-one member", ["--method", "rank-one", "--members", "1"], "a rank-one ensemble has two or more"],
     ["no precision of members", ["--method", "rank-one", "--member-precision", "0"], "--member-precision 0"],

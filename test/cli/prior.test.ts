@@ -186,12 +186,13 @@ describe("finetune --prior FILE", () => {
     expect([other.code, other.stderr]).toEqual([2, expect.stringContaining("--prior was")]);
   });
 
-  test("low rank, Laplace and Student-t; a sampler under the file's prior", async () => {
+  test("low rank, Laplace and Student-t; a sampler and an anchored ensemble under a file's prior", async () => {
     await run(["prior", "--model", model, "--text", text, "--out", at("rank.prior"), "--rank", "2", "--batches", "5", "--batch", "5"]); // biome-ignore format: one line
     for (const [out, ...flags] of [
       ["rank", "--prior", at("rank.prior")],
       ["laplace", "--prior", "laplace", "--prior-precision", "encoder=1000"],
       ["student", "--prior", "student-t:3", "--prior-precision", "encoder=1000,head=0"],
+      ["anchored", "--prior", at("rank.prior"), "--method", "ensemble", "--anchored", "head,encoder", "--members", "2"],
       ["sgld", "--prior", at("plain.prior"), "--method", "sgld", "--burn-in", "2", "--thin", "1", "--members", "2", "--chains", "1", "--sample", "head,encoder", "--sample-lr", "1e-6"], // biome-ignore format: one line
     ]) {
       const { code, stderr } = await finetune(out as string, ...flags);

@@ -10,7 +10,13 @@ import { type FitOptions, type StepReport, Trainer } from "../../src/train/fit.t
 import { addGram, type LowRankForm, logDeterminant, lowRankLogDensity } from "../../src/train/lowrank.ts";
 import { logPosterior } from "../../src/train/objective.ts";
 import { adam, type Optimizer, sgd } from "../../src/train/optimizers.ts";
-import { expectIsotropic, type GaussianPriorSpec, gaussianPrior, type Prior } from "../../src/train/prior.ts";
+import {
+  expectGaussian,
+  expectIsotropic,
+  type GaussianPriorSpec,
+  gaussianPrior,
+  type Prior,
+} from "../../src/train/prior.ts";
 import {
   diagonalPrior,
   type LowRankNumbers,
@@ -579,6 +585,10 @@ describe("refusals, in one sentence", () => {
     const [w, c, v] = model.theta.layout.slices as [Slice, Slice, Slice];
     const prior = FAMILIES.diagonal!.make(model);
     expect(() => expectIsotropic("laplace", prior, [v])).not.toThrow();
+    expect(() => expectGaussian("anchored", prior, [v, c])).not.toThrow();
+    const heavy = laplacePrior(model.theta, SPEC);
+    expect(() => expectGaussian("anchored", heavy, [v, c])).toThrow("anchored: the prior of head is laplace (expected a Gaussian)"); // biome-ignore format: one line
+    heavy.dispose();
     expect(() => expectIsotropic("laplace", prior, [v, c])).toThrow("laplace: the prior of layer.1 is diagonal");
     prior.dispose();
     const gaussian = gaussianPrior(model.theta, SPEC);

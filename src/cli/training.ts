@@ -134,7 +134,7 @@ export class Training<B> {
       let bar = out.progress("training", trainer.steps);
       let skipped = 0;
       for await (const report of profile?.over(trainer) ?? trainer.run()) {
-        log.add(lineOf(report));
+        log.add({ ...lineOf(report), ...scaleOf(report) });
         if (report.skipped) skipped++;
         if (out.io.env.DEBUG) out.note(stepSummary(report, trainer.target.model.engine.gpu.stats));
         onStep(report);
@@ -253,10 +253,12 @@ function bestIsGone(root: string): string {
 
 function lineOf(report: StepReport): JsonObject {
   const { step, epoch, nll, logPrior, logJoint, priorShare, distance, lr, gradNorm, tokensPerSecond } = report;
-  const line = { step, epoch, nll, logPrior, logJoint, priorShare, distance, lr, gradNorm, tokensPerSecond };
-  const { lossScale, skipped } = report;
-  // What a gradient that overflowed has no number for is null.
-  return lossScale === undefined ? line : { ...line, lossScale, skipped: skipped === true };
+  return { step, epoch, nll, logPrior, logJoint, priorShare, distance, lr, gradNorm, tokensPerSecond };
+}
+
+/** What a line says besides with dtype f16; where a step was skipped, gradNorm and priorShare are null. */
+function scaleOf({ lossScale, skipped }: StepReport): JsonObject {
+  return lossScale === undefined ? {} : { lossScale, skipped: skipped === true };
 }
 
 function barText({ epoch, nll, priorShare }: StepReport): string {

@@ -6,8 +6,9 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { bayesOptimal, score } from "../../examples/default/bayes.ts";
+import { corpusText } from "../../examples/default/corpus.ts";
 import { Grammar, LABELS, type Labelled, tokenize } from "../../examples/default/grammar.ts";
-import { devTable, labelledSets, modelConfig, trainTable } from "../../examples/default/make.ts";
+import { corpusDocument, devTable, labelledSets, modelConfig, trainTable } from "../../examples/default/make.ts";
 import { buildVocabulary, SPECIAL, wordPieces } from "../../examples/default/vocabulary.ts";
 import { LANTERN_QUAY, type World } from "../../examples/default/world.ts";
 import { Stream } from "../../src/random.ts";
@@ -30,6 +31,13 @@ const small: World = {
 
 const grammar = new Grammar();
 const vocabulary = buildVocabulary(grammar);
+
+it("writes its corpus as documents of sentences, whose words are the vocabulary's", () => {
+  const documents = corpusText(30).trimEnd().split("\n\n").map((text) => text.split("\n")); // biome-ignore format: one line
+  expect(documents).toEqual(Array.from({ length: 30 }, (_, i) => corpusDocument(grammar, i)));
+  const words = new Set(vocabulary);
+  expect(documents.flat().flatMap(tokenize).flatMap((word) => wordPieces(word, words))).not.toContain("[UNK]"); // biome-ignore format: one line
+});
 
 describe("exact inference", () => {
   it("gives every derivation of a small world its probability, and they sum to 1", () => {

@@ -444,6 +444,41 @@ describe("log-densities in float64", () => {
   });
 });
 
+test("low rank: what trains follows the density that is conditional on what is held away from μ", async () => {
+  const engine = new Engine(gpu());
+  const model = line(engine);
+  const prior = FAMILIES["low-rank covariance"]!.make(model);
+  const start = [0.9, -1.1, 1.9, 0.4, 0.2, -0.3];
+  for (const [name, from, to] of [["a", 0, 1], ["b", 1, 3], ["c", 3, 4], ["v", 4, 6]] as const) // biome-ignore format: a table
+    model.theta.set(name, Float32Array.from(start.slice(from, to)));
+  // As a sampler of the other groups does.
+  model.theta.freeze((slice) => slice.key === "w");
+  const lr = 0.004;
+  const trainer = new Trainer(logPosterior(model, prior, { N: 100 }), rowSource(LINE), { optimizer: sgd({ lr }), ...full(100, 4), settle: () => true }); // biome-ignore format: one line
+  const [reports, thetas]: [StepReport[], number[][]] = [[], [await numbersOf(model)]];
+  for await (const report of trainer.run()) {
+    reports.push(report);
+    thetas.push(await numbersOf(model));
+  }
+  const mu = await numbersOf(model, prior.mu);
+  const delta = (k: number) => thetas[k]!.map((t, i) => t - mu[i]!);
+  const { energy } = FAMILIES["low-rank covariance"]!;
+  for (let k = 0; k < 4; k++) {
+    const r = slope(energy, delta(k));
+    const { g } = likelihood(thetas[k]!);
+    for (let i = 0; i < D; i++) {
+      const expected = i < 3 ? thetas[k]![i]! : thetas[k]![i]! - lr * (g[i]! + r[i]! / 100);
+      expect(Math.abs(thetas[k + 1]![i]! - expected), `step ${k + 1}, element ${i}`).toBeLessThan(2e-6);
+    }
+    // What is held adds a constant: differences are those of the whole density.
+    const change = -energy(delta(k)) + energy(delta(0));
+    expect(Math.abs(reports[k]!.logPrior - reports[0]!.logPrior - change)).toBeLessThan(2e-5 * (1 + Math.abs(change)));
+  }
+  trainer.dispose();
+  prior.dispose();
+  model.dispose();
+});
+
 describe("in training", () => {
   const EXAMPLES = Array.from({ length: 12 }, (_, i) => ({
     ids: Uint32Array.from({ length: 6 }, (_, k) => 100 + 20 * ((5 * i + 7 * k) % 112)),

@@ -8,12 +8,16 @@ import { threefry2x32 } from "../random.ts";
 import { empty, expectShape, fromHost, type NdArray } from "./array.ts";
 import { dropoutThreshold } from "./dropout.ts";
 
-/** "subgroup": rows and channels over the lanes of a subgroup of 4 or 8; "plain": a row a thread, everywhere. */
+/** "subgroup": four rows a lane of a subgroup of 4 or 8, heads up to 64; "plain": a row a thread, everywhere. */
 export type AttentionFamily = "subgroup" | "plain";
 
 /** Rows of a tile of the plain family. */
 const PLAIN_ROWS = 8;
+/** Rows of a tile of the subgroup family, in each lane. */
+const LANE_ROWS = 4;
 const MAX_HEAD_SIZE = 128;
+/** Larger heads go to the plain family: unrolled for 128 channels the kernels compile for 20 s. */
+const MAX_SUBGROUP_HEAD = 64;
 /** Rows of a sequence: the mask counts keys by fours in 16 bits; one more would run into the next head's numbers. */
 const MAX_LENGTH = 4 * 65536;
 
@@ -54,7 +58,7 @@ export interface AttentionResult {
 export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(gpu)): AttentionPlan {
   const lanes = gpu.adapter.subgroupSize;
   const fits = lanes === 4 || lanes === 8;
-  const most = family === "subgroup" && fits ? lanes : PLAIN_ROWS;
+  const most = family === "subgroup" && fits ? LANE_ROWS * lanes : PLAIN_ROWS;
   const tiles: number[] = [];
   let pairs = 0;
   for (let b = 0; b + 1 < starts.length; b++) {
@@ -88,7 +92,9 @@ export function attention(gpu: Gpu, qkv: NdArray, plan: AttentionPlan, options: 
   const sizes = headSizes("attention", qkv, plan, options);
   const y = empty(gpu, [plan.tokens, sizes.c], "f32", "attention");
   const lse = empty(gpu, [plan.tokens, options.heads], "f32", "attention");
-  if (plan.count > 0) launch(gpu, "forward", [qkv, plan.tiles, y, lse], plan, options, sizes.d);
+  withPlan(gpu, plan, sizes.d, (fit) => {
+    if (fit.count > 0) launch(gpu, "forward", [qkv, fit.tiles, y, lse], fit, options, sizes.d);
+  });
   return { y, lse };
 }
 
@@ -110,11 +116,28 @@ export function attentionBackward(
   expectShape(op, "dy", dy, "N C", dims);
   const dqkv = empty(gpu, qkv.shape, "f32", op);
   if (plan.count === 0) return dqkv;
-  const delta = empty(gpu, lse.shape, "f32", op);
-  launch(gpu, "backwardQuery", [qkv, plan.tiles, y, lse, dy, delta, dqkv], plan, options, d);
-  launch(gpu, "backwardKey", [qkv, plan.tiles, delta, lse, dy, dqkv], plan, options, d);
-  gpu.release(delta.buffer);
+  withPlan(gpu, plan, d, (fit) => {
+    if (fit.family === "subgroup") {
+      launch(gpu, "backward", [qkv, fit.tiles, y, lse, dy, dqkv], fit, options, d);
+      return;
+    }
+    const delta = empty(gpu, lse.shape, "f32", op);
+    launch(gpu, "backwardQuery", [qkv, fit.tiles, y, lse, dy, delta, dqkv], fit, options, d);
+    launch(gpu, "backwardKey", [qkv, fit.tiles, delta, lse, dy, dqkv], fit, options, d);
+    gpu.release(delta.buffer);
+  });
   return dqkv;
+}
+
+/** The plan, or the plain family's for a head that is too large for the subgroup's. */
+function withPlan(gpu: Gpu, plan: AttentionPlan, d: number, body: (plan: AttentionPlan) => void): void {
+  if (plan.family === "plain" || d <= MAX_SUBGROUP_HEAD) {
+    body(plan);
+    return;
+  }
+  const plain = attentionPlan(gpu, plan.starts, "plain");
+  body(plain);
+  gpu.release(plain.tiles.buffer);
 }
 
 function headSizes(
@@ -134,12 +157,15 @@ function headSizes(
   return { c, d };
 }
 
-/** Products of T × T × D that each kernel does: q kᵀ and P v forward; backward q kᵀ and dy vᵀ anew, then dQ, or dK and dV. */
-const PRODUCTS = { forward: 2, backwardQuery: 3, backwardKey: 4 } as const;
+/**
+ * Products of T × T × D that each kernel does: q kᵀ and P v forward; backward q kᵀ and dy vᵀ anew, then dQ, or dK and dV, or
+ * all three (`backward`, of the subgroup family).
+ */
+const PRODUCTS = { forward: 2, backwardQuery: 3, backwardKey: 4, backward: 5 } as const;
 
 function launch(
   gpu: Gpu,
-  entry: "forward" | "backwardQuery" | "backwardKey",
+  entry: keyof typeof PRODUCTS,
   bindings: NdArray[],
   plan: AttentionPlan,
   { heads, scale, dropout }: AttentionOptions,
@@ -167,8 +193,8 @@ function launch(
 
 /**
  * Forward / backward in GFLOP/s of the algorithm on two busy cores (processor time, bench/attention.ts):
- *   lavapipe     12 × 32, N 1,024: subgroup 6.0 / 8.6, plain 1.3 / 1.7 (unrolled; now it is not)
- *   SwiftShader  4 × 16, N 217:    subgroup 0.08 / 0.09, plain 0.24 / 0.18
+ *   lavapipe     12 × 32, N 512, T 64: subgroup 28 / 30, plain 1.3 / 1.7
+ *   SwiftShader  4 × 16, N 217: plain 0.24 / 0.18, the subgroup family before it held four rows a lane 0.08 / 0.09
  * Unmeasured on GPUs, where a workgroup of one small subgroup would leave most of the device idle.
  */
 function familyOf(gpu: Gpu): AttentionFamily {

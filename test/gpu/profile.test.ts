@@ -102,8 +102,12 @@ describe("a profile", () => {
     const product = 2 * (3 * 3 + 5 * 5) * heads * d;
     expect(rows.get("matmul.NN")).toMatchObject({ flops: 2 * 5 * 6 * 7, bytes: 4 * (30 + 42 + 35) });
     expect(rows.get("attention.forward")?.flops).toBe(2 * product);
-    expect(rows.get("attention.backwardQuery")?.flops).toBe(3 * product);
-    expect(rows.get("attention.backwardKey")?.flops).toBe(4 * product);
+    // One kernel, or two that both make the scores and dP again.
+    const backward = ["backward", "backwardQuery", "backwardKey"].map((name) => rows.get(`attention.${name}`)?.flops);
+    expect([
+      [5 * product, undefined, undefined],
+      [undefined, 3 * product, 4 * product],
+    ]).toContainEqual(backward);
     // x once, the target read and written; of the table three rows, not a hundred.
     expect(rows.get("addInto")).toMatchObject({ flops: 0, bytes: 3 * 40 });
     expect(rows.get("gather.forward")?.bytes).toBe(4 * (3 + 3) * 4);

@@ -67,7 +67,7 @@ export function table({ adapter, date, node, rounds, peers, absent, results }: R
         refusals.set(key, [...(refusals.get(key) ?? []), `${row.name}${row.layout ? ` ${row.layout}` : ""}`]);
       }
   return [
-    `${adapterText(adapter)}; Node ${node.slice(1)}; ${date.slice(0, 10)}. Milliseconds, median of ${rounds} rounds (fastest…slowest); the last column is the fastest in JavaScript on the adapter, and each that is not, divided by priorwork: above 1 where priorwork is faster.`,
+    `${adapterText(adapter)}; Node ${node.slice(1)}; ${date.slice(0, 10)}. Milliseconds, median of ${rounds} rounds (fastest…slowest); the last column is the fastest in JavaScript on the adapter, and burn, divided by priorwork: above 1 where priorwork is faster.`,
     "",
     `| | ${head.join(" | ")} | others / priorwork |`,
     `|---|${peers.map(() => "---:").join("|")}|---:|`,

@@ -69,6 +69,7 @@ const doors: Record<string, () => Promise<Peer>> = {
     (await import("./tfjs.ts")).openTfjs(version("node_modules/@tensorflow/tfjs-backend-webgpu/package.json")),
   "onnxruntime-web": async () =>
     (await import("./ort.ts")).openOrt(version("node_modules/onnxruntime-web/package.json")),
+  burn: async () => (await import("./burn.ts")).openBurn(gpu.adapter.name, note),
   ...(python ? { "PyTorch CPU": async () => (await import("./torch.ts")).openTorch(python) } : {}),
 };
 for (const [name, open] of Object.entries(doors)) {

@@ -3,6 +3,7 @@
  * wrong or does not wait; the protocol of those in a child process. (The peers themselves are not installed here.)
  */
 import { describe, expect, onTestFinished, test } from "vitest";
+import { adapterKey } from "../../bench/peers/burn.ts";
 import { check } from "../../bench/peers/check.ts";
 import { reference } from "../../bench/peers/f64.ts";
 import { compare } from "../../bench/peers/measure.ts";
@@ -214,4 +215,10 @@ describe("a peer in a child process", () => {
 
   test("that is not there is refused", () =>
     expect(open("no-such-program").ask({ command: "hello" })).rejects.toThrow(/no-such-program does not start/));
+
+  test("has the same adapter by wgpu's name and by Dawn's", () => {
+    expect(adapterKey("llvmpipe (LLVM 15.0.6, 256 bits)")).toBe(adapterKey("llvmpipe-llvm-15-0-6-256-bits"));
+    expect(adapterKey("SwiftShader Device (Subzero)")).toBe(adapterKey("swiftshader-device-subzero-"));
+    expect(adapterKey("NVIDIA H100")).not.toBe(adapterKey("NVIDIA H200"));
+  });
 });

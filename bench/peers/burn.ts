@@ -1,0 +1,57 @@
+/**
+ * @file burn (Rust) with its wgpu backend, in a child process: the crate in burn/, which cargo builds the first time into
+ * burn/target (or CARGO_TARGET_DIR) and finds there later. Its kernels are fused and tuned as burn does by default.
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type Peer, Refusal } from "./peer.ts";
+import { Pipe } from "./pipe.ts";
+
+const FOLDER = fileURLToPath(new URL("burn", import.meta.url));
+
+/** `adapter`: the name of the one that all share, as Dawn says it. Throws Refusal where burn can't be built or takes another. */
+export async function openBurn(adapter: string, note: (line: string) => void): Promise<Peer> {
+  const pipe = new Pipe(build(note), [], { cwd: FOLDER });
+  const { answer } = await pipe.ask({ command: "hello" });
+  if (adapterKey(answer.adapter ?? "") !== adapterKey(adapter)) {
+    await pipe.close();
+    throw new Refusal(`its adapter is ${answer.adapter ?? "unknown"}, the others have ${adapter}`);
+  }
+  return {
+    name: "burn",
+    version: pinned("burn"),
+    where: "gpu",
+    native: true,
+    prepare: (task, inputs) => pipe.prepare(task, inputs),
+    close: () => pipe.close(),
+  };
+}
+
+/** Dawn makes "llvmpipe (LLVM 15.0.6, 256 bits)" into "llvmpipe-llvm-15-0-6-256-bits"; wgpu leaves it. */
+export function adapterKey(name: string): string {
+  return name
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-|-$/g, "");
+}
+
+/** Path of the program, up to date. */
+function build(note: (line: string) => void): string {
+  if (spawnSync("cargo", ["--version"]).status !== 0) throw new Refusal("cargo is not on PATH");
+  const target = resolve(process.env.CARGO_TARGET_DIR ?? join(FOLDER, "target"));
+  const program = join(target, "release", `priorwork-burn${process.platform === "win32" ? ".exe" : ""}`);
+  const first = !existsSync(program);
+  if (first) note(`note: building burn into ${target}, this first time only: it takes many minutes`);
+  const args = ["build", "--release", "--target-dir", target, ...(first ? [] : ["--quiet"])];
+  const { status } = spawnSync("cargo", args, { cwd: FOLDER, stdio: ["ignore", 2, 2] });
+  if (status !== 0) throw new Refusal("cargo build failed, see above");
+  return program;
+}
+
+/** The version that Cargo.toml holds still. */
+function pinned(crate: string): string {
+  const manifest = readFileSync(join(FOLDER, "Cargo.toml"), "utf8");
+  return new RegExp(`^${crate} = .*"=([^"]+)"`, "m").exec(manifest)?.[1] ?? "";
+}

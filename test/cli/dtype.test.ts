@@ -1,5 +1,5 @@
 /** @file `--dtype f16`: refused where there is no matrix unit, with nothing written; where there is one, a run, and its resumption. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { openGpu } from "../../src/gpu/node.ts";
@@ -42,6 +42,11 @@ test("without a unit: exit 3, one sentence, nothing written", async (context) =>
   expect(stderr).toMatch(
     /^dtype f16: .* has no matrix unit that multiplies f16 .* Leave dtype out: f32 runs everywhere\.$/m,
   );
+  expect(existsSync(at("none"))).toBe(false);
+  writeFileSync(at("text.txt"), "the film was good .\nthe plot was bad .\n\na great film .\n");
+  const words = ["pretrain", "--text", at("text.txt"), "--config", at("model/config.json"), "--out", at("none")];
+  const other = await run([...words, "--dtype", "f16"]);
+  expect([other.code, other.stderr.includes("has no matrix unit")]).toEqual([3, true]);
   expect(existsSync(at("none"))).toBe(false);
   await expect(open({ quiet: true, dtype: "f16" })).rejects.toThrow(/^dtype f16: /);
 });

@@ -3,7 +3,7 @@
  * Adapters without them skip: Mesa's lavapipe has them from version 26 (.ci/lavapipe26), so that they need no GPU.
  */
 import { describe, expect, test } from "vitest";
-import { type Dispatch, Gpu } from "../../src/gpu/index.ts";
+import { type Dispatch, formatCompilation, Gpu, withTile } from "../../src/gpu/index.ts";
 import { empty, fromHost, NdArray } from "../../src/kernels/array.ts";
 import {
   batchedMatmul,
@@ -68,6 +68,25 @@ describe("where matrix units can run", () => {
     const software: MatmulAdapter = { ...adapter, kind: "software" };
     expect(preferredHalf(software, "NN", { G: 1, M: 4096, N: 4096, K: 64 })).toEqual(["matrix32"]);
     expect(preferredHalf(adapter, "NN", { G: 1, M: 1024, N: 4, K: 64 })).toEqual([]);
+  });
+
+  // Fragments of other sizes than this adapter's make no pipeline here; the text is checked all the same.
+  test.each([
+    [32, 16, 16, 16],
+    [32, 16, 8, 16],
+    [32, 16, 8, 8],
+    [16, 8, 16, 16],
+  ])("subgroups of %i with fragments of %i × %i × %i: valid WGSL in every family", async (subgroupSize, M, N, K) => {
+    const g = gpu();
+    const families = able({ ...adapter, subgroupSize, matrixUnit: { M, N, K } });
+    expect(families.length).toBeGreaterThan(1);
+    if (!g.adapter.features.includes("chromium-experimental-subgroup-matrix")) return;
+    for (const family of families) {
+      const { tile } = HALF_FAMILIES[family]({ ...adapter, subgroupSize, matrixUnit: { M, N, K } }, "NN", sizes) ?? {};
+      const code = withTile(g.source("matmul_matrix"), tile ?? {}, "matmul_matrix");
+      const { messages } = await g.device.createShaderModule({ code }).getCompilationInfo();
+      expect(formatCompilation(code, messages), family).toBe("");
+    }
   });
 
   test("no file of choices may name one, and nothing takes one unasked", () => {

@@ -86,6 +86,7 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
   const batch = headOnly ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
   const bar = out.progress("sampling", members);
   const trace: TrajectoryDraw[] = [];
+  const path = new Path(chains, thin * Math.ceil(members / chains), batch >= data.length);
   let diverged: DivergedError | undefined;
   try {
     for await (const draw of trajectory(tempered, data, {
@@ -99,6 +100,7 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
       seed,
       signal: out.io.signal,
       warn: (line) => out.warning(line),
+      watch: (chain, watched) => path.add(chain, watched),
     })) {
       if (trace.length >= members) break;
       writer.add(draw.values);
@@ -120,11 +122,11 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
     out.end();
   }
   writeFileAtomic(join(options.out, "posterior", "trace.csv"), traceCsv(trace));
-  const diagnostics = diagnosesOf(trace);
+  const diagnostics = path.diagnose();
   for (const [variable, { rhat, ess }] of Object.entries(diagnostics)) {
-    if (rhat === undefined || rhat <= LARGEST_RHAT) continue;
+    if (rhat === undefined || !(rhat > LARGEST_RHAT)) continue;
     out.warning(
-      `the chains disagree about ${variable} (R-hat ${rhat.toFixed(2)}, effective draws ${ess.toFixed(0)} of ${members}): raise --thin or --burn-in`,
+      `the chains disagree about ${variable} (R-hat ${rhat.toFixed(2)}, worth ${ess.toFixed(0)} independent draws): raise --burn-in or --thin`,
     );
     break; // one is enough to know
   }
@@ -139,20 +141,49 @@ const MOST_AT_ONCE = 1024;
 /** Above this the draws of several chains are not of one distribution. */
 const LARGEST_RHAT = 1.1;
 
-/** Every functional's diagnosis; none where a chain has fewer than four draws. Chains of unequal length lose their last. */
-export function diagnosesOf(trace: readonly TrajectoryDraw[]): Record<string, Diagnosis> {
-  const chains = new Map<number, TrajectoryDraw[]>();
-  for (const draw of trace) chains.set(draw.chain, [...(chains.get(draw.chain) ?? []), draw]);
-  const shortest = Math.min(...[...chains.values()].map((draws) => draws.length));
-  if (!(shortest >= 4)) return {};
-  return Object.fromEntries(
-    Object.keys(trace[0]?.functionals ?? {}).map((variable) => {
-      const values = [...chains.values()].map((draws) =>
-        draws.slice(0, shortest).map(({ functionals }) => functionals[variable] as number),
-      );
-      return [variable, diagnose(values)];
-    }),
-  );
+/** Steps of a chain that are kept for its diagnosis. */
+const LOOKED_AT = 1000;
+
+/**
+ * What every step after burn-in shows of its chain. A handful of kept draws could not tell chains that have mixed from
+ * others: of two times eight independent draws a third have an R-hat above 1.1.
+ */
+class Path {
+  readonly #chains: Record<string, number[]>[];
+  readonly #stride: number;
+  readonly #whole: boolean;
+  readonly #seen: number[];
+
+  /** `steps`: of a chain, about; `whole`: a step sees all of the data, so that its NLL is the data's and not a batch's. */
+  constructor(chains: number, steps: number, whole: boolean) {
+    this.#chains = Array.from({ length: chains }, () => ({}));
+    this.#seen = new Array(chains).fill(0);
+    this.#stride = Math.max(1, Math.floor(steps / LOOKED_AT));
+    this.#whole = whole;
+  }
+
+  add(chain: number, { nll, logPrior, logJoint }: { nll: number; logPrior: number; logJoint: number }): void {
+    const seen = this.#seen[chain] ?? 0;
+    this.#seen[chain] = seen + 1;
+    if (seen % this.#stride !== 0) return;
+    // A batch's NLL is noise that hides whether the chain moves.
+    const series = this.#chains[chain] as Record<string, number[]>;
+    for (const [name, value] of Object.entries(this.#whole ? { nll, logPrior, logJoint } : { logPrior })) {
+      series[name] ??= [];
+      series[name].push(value);
+    }
+  }
+
+  /** By functional; none where a chain has fewer than four steps. */
+  diagnose(): Record<string, Diagnosis> {
+    const found: Record<string, Diagnosis> = {};
+    for (const name of Object.keys(this.#chains[0] ?? {})) {
+      const shortest = Math.min(...this.#chains.map((chain) => chain[name]?.length ?? 0));
+      if (shortest < 4) continue;
+      found[name] = diagnose(this.#chains.map((chain) => (chain[name] ?? []).slice(0, shortest)));
+    }
+    return found;
+  }
 }
 
 /** `chain,draw,variable,value`: what is watched of each draw, in the form that other tools read. */

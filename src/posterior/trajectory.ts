@@ -33,6 +33,8 @@ export interface TrajectoryOptions {
   /** True: only these steps of the path give draws (a cycle's sampling part), each of them; `thin` and `burnIn` count those. */
   samples?: ((step: number) => boolean) | undefined;
   warn?: ((line: string) => void) | undefined;
+  /** Hears of every step after `burnIn`, also those that give no draw: what a chain's mixing is judged by. */
+  watch?: ((chain: number, watched: { nll: number; logPrior: number; logJoint: number }) => void) | undefined;
 }
 
 /** One draw and what is watched of it. */
@@ -81,9 +83,11 @@ export async function* trajectory<B = PackedBatch>(
       const wanted = (step: number) => samples?.(step) ?? true;
       const length = stepsFor(burnIn + thin * draws, wanted);
       const due = new Set<number>();
+      let after = 0;
       for (let step = 1, counted = 0; step <= length; step++) {
         if (!wanted(step)) continue;
         counted++;
+        if (counted === burnIn) after = step;
         if (counted > burnIn && (counted - burnIn) % thin === 0) due.add(step);
       }
       const stop = new AbortController();
@@ -103,6 +107,7 @@ export async function* trajectory<B = PackedBatch>(
         let draw = 0;
         for await (const { step, nll, logPrior, logJoint } of trainer.run()) {
           if (step >= length) stop.abort();
+          if (step > after) options.watch?.(chain, { nll, logPrior, logJoint });
           if (!due.has(step)) continue;
           const values = await readSlices(theta, slices);
           const functionals = { nll, logPrior, logJoint, ...distances(slices, values, mean) };

@@ -33,7 +33,11 @@ async function chains(options: Partial<TrajectoryOptions> & Pick<TrajectoryOptio
 
 describe("a trajectory", () => {
   test("gives a draw every `thin` steps after `burnIn`, chain by chain, and puts θ back", async () => {
-    const { draws, restored, frozen } = await chains({ draws: 3, thin: 2, burnIn: 5, chains: 2 });
+    const watched: number[] = [];
+    const watch = (chain: number) => watched.push(chain);
+    const { draws, restored, frozen } = await chains({ draws: 3, thin: 2, burnIn: 5, chains: 2, watch });
+    // Steps 6 to 11 of each.
+    expect(watched).toEqual([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]);
     expect(draws.map(({ chain, draw, step }) => [chain, draw, step])).toEqual([
       [0, 0, 7],
       [0, 1, 9],

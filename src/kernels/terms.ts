@@ -38,7 +38,7 @@ export interface TermOptions {
 
 /** Words of `status`, a u32 [16] that lives as long as an optimiser. */
 export const STATUS = {
-  /** Not 0 once a gradient was not finite: every later update is skipped. */
+  /** Not 0 once a gradient was not finite: every later update is skipped. Where the loss is scaled, only 2 and 3 are final. */
   bad: 0,
   /** Bits of the clip factor, an f32. */
   clipFactor: 1,

@@ -1,14 +1,15 @@
 // Attention over packed sequences for lavapipe: the formulas of attention.wgsl, another way through them.
 // There a load is one scalar load for each lane, so that loads are the cost. One subgroup of LANES threads is a workgroup and
 // owns a tile of 4·LANES rows of one head. Lane t holds rows t, LANES + t, 2·LANES + t, 3·LANES + t of the tile whole (q; in the
-// backward also dy, or k and v), and their sums. A round takes four keys (in backwardKey four queries): the lanes together load
-// them once, the t-th vec4 by lane t, and hand each number on by subgroupShuffle to be multiplied with four rows. So
-// 512 multiply-adds of 8 lanes come to 8 loads of a vec4, and no sum crosses lanes. The scores of a round stay in registers:
-//   own rows · key      scores[key] is a vec4, a number for each of the lane's rows
+// backward k and v), and their sums. A round takes four keys (in the backward four queries): the lanes together load them
+// once, the t-th vec4 by lane t, and hand each number on by subgroupShuffle to be multiplied with four rows. So a vec4 loaded
+// serves 128 multiply-adds of 8 lanes, and in the forward no sum crosses lanes. The scores of a round stay in registers:
+//   own rows · key      a round's scores are a vec4 a key, a number for each of the lane's rows
 //   weights × values    a row's sums take all four keys at once, since a sum that a loop carries costs a mask and the stack
 // No workgroup memory, no barrier. Loops with the bound D4 are to be unrolled: lane numbers and places in arrays are constants
-// then. Each does for one key or one row, since Mesa unrolls only what is short; the others, at both ends of a kernel, count
-// to p.d4, since a load unrolled is 300 instructions.
+// then. Each does for one key or one row, since Mesa unrolls only what is short; those at both ends of a kernel count to p.d4,
+// since a load unrolled is 300 instructions, and so keep the arrays in memory: as values that a loop carries they compile
+// three times as long. A variable array in a loop is set as a whole in every round: lavapipe leaves in it what was there.
 // A lane beyond the end of its tile repeats the last row and stores nothing. A key beyond the end of the sequence is zeros with
 // a score of −∞, so that its weight is 0.
 enable subgroups;
@@ -86,7 +87,7 @@ fn maskFrom(words: vec2u, j: u32) -> f32 {
 
 /// The lane's rows of a tile, of arrays `width` vec4s wide, from vec4 `at` of each, times a factor.
 fn own(tile: vec4u, width: u32, at: u32, t: u32, factor: f32) -> Rows {
-  var rows: Rows;
+  var rows = Rows();
   for (var i = 0u; i < LIMIT; i++) {
     if (tile.x + i * LANES >= tile.y) { break; }
     let first = min(tile.x + i * LANES + t, tile.y - 1u) * width + at;
@@ -95,7 +96,7 @@ fn own(tile: vec4u, width: u32, at: u32, t: u32, factor: f32) -> Rows {
   return rows;
 }
 fn ownDy(tile: vec4u, width: u32, at: u32, t: u32) -> Rows {
-  var rows: Rows;
+  var rows = Rows();
   for (var i = 0u; i < LIMIT; i++) {
     if (tile.x + i * LANES >= tile.y) { break; }
     let first = min(tile.x + i * LANES + t, tile.y - 1u) * width + at;

@@ -111,16 +111,17 @@ export class Gpu {
 
   /**
    * A buffer of at least `bytes` (and 16) bytes, contents undefined; it belongs to the innermost open scope, if any.
-   * `lasting`: it will be in use for long, so none that is larger than need be.
+   * `lasting`: it will be in use for long, so none that is larger than need be. `upload`: it is about to be written by the
+   * host, which takes no flush then.
    */
-  allocate(bytes: number, operation = "allocate", { lasting = false } = {}): PooledBuffer {
+  allocate(bytes: number, operation = "allocate", { lasting = false, upload = false } = {}): PooledBuffer {
     this.check();
     const buffer = this.#pool.allocate(
       Math.max(16, bytes),
       operation,
       (verdict) => this.#await(verdict.then((error) => error && this.#fail(error))),
       this.#submits,
-      ...(lasting ? [1] : []),
+      { upload, ...(lasting ? { stretch: 1 } : {}) },
     );
     this.#scopes.at(-1)?.add(buffer);
     return buffer;

@@ -91,13 +91,14 @@ export class BufferPool {
    * A buffer of at least `bytes` bytes with undefined contents. Throws DeviceError above the adapter's limit; whether
    * the device had room is known later only: `verdicts` gets promises of an error or nothing. `encoder` is the one that
    * is open: what it has used is not destroyed to make room. `stretch`: how many times as large a buffer may serve.
+   * `upload`: the host will write to it, so it is none that `encoder` uses, whose commands would have to go first.
    */
   allocate(
     bytes: number,
     operation: string,
     verdicts: (verdict: Promise<DeviceError | undefined>) => void,
     encoder: number,
-    stretch = STRETCH,
+    { stretch = STRETCH, upload = false }: { stretch?: number; upload?: boolean } = {},
   ): PooledBuffer {
     const wanted = sizeClass(bytes);
     // Near the limit the class may be too large although the request is not.
@@ -114,7 +115,7 @@ export class BufferPool {
     stats.liveBytes += size;
     stats.peakLiveBytes = Math.max(stats.peakLiveBytes, stats.liveBytes);
     this.#most = Math.max(this.#most, stats.liveBytes);
-    const idle = this.#takeIdle(size, stretch);
+    const idle = this.#takeIdle(size, stretch, upload ? encoder : undefined);
     if (idle) {
       stats.idleBytes -= idle.bytes;
       idle.live = true;
@@ -144,12 +145,16 @@ export class BufferPool {
     return new PooledBuffer(this.#nextId++, raw, size);
   }
 
-  /** An idle buffer of this size, or else the smallest of up to `stretch` times as much. */
-  #takeIdle(size: number, stretch: number): PooledBuffer | undefined {
-    let best = this.#idle.has(size) ? size : Number.POSITIVE_INFINITY;
-    if (best !== size) for (const bytes of this.#idle.keys()) if (bytes > size && bytes < best) best = bytes;
+  /** An idle buffer of this size, or else the smallest of up to `stretch` times as much; none that `encoder` uses. */
+  #takeIdle(size: number, stretch: number, encoder: number | undefined): PooledBuffer | undefined {
+    const free = (list: PooledBuffer[] | undefined) =>
+      list?.findLastIndex((buffer) => encoder === undefined || buffer.usedBy !== encoder) ?? -1;
+    let best = free(this.#idle.get(size)) >= 0 ? size : Number.POSITIVE_INFINITY;
+    if (best !== size) {
+      for (const [bytes, list] of this.#idle) if (bytes > size && bytes < best && free(list) >= 0) best = bytes;
+    }
     const list = best <= stretch * size ? this.#idle.get(best) : undefined;
-    const buffer = list?.pop();
+    const [buffer] = list?.splice(free(list), 1) ?? [];
     if (list?.length === 0) this.#idle.delete(best);
     return buffer;
   }

@@ -59,7 +59,7 @@ export function fromHost(
   dtype: DType = data instanceof Uint32Array ? "u32" : "f32",
 ): NdArray {
   if (data.length !== sizeOf(shape)) throw new RangeError(`fromHost: ${data.length} numbers for shape [${shape}]`);
-  const array = empty(gpu, shape, dtype, "fromHost");
+  const array = new NdArray(gpu.allocate(4 * data.length, "fromHost", { upload: true }), 0, shape, dtype);
   const typed =
     dtype === "u32" ? Uint32Array.from(data) : data instanceof Float32Array ? data : Float32Array.from(data);
   gpu.write(array, typed);

@@ -203,8 +203,8 @@ describe("what the pool holds", () => {
     ];
     pool.release(more);
     pool.release(large);
-    expect(pool.allocate(1200, "vector", () => {}, 0, 1).bytes).toBe(1280);
-    expect(pool.allocate(2500, "vector", () => {}, 0, 1)).toBe(large);
+    expect(pool.allocate(1200, "vector", () => {}, 0, { stretch: 1 }).bytes).toBe(1280);
+    expect(pool.allocate(2500, "vector", () => {}, 0, { stretch: 1 })).toBe(large);
   });
 
   test("what has been unused longest goes first, and never what the open encoder has used", () => {

@@ -79,6 +79,20 @@ describe("the same reports, θ and moments as a run over all of θ", () => {
   });
 });
 
+test("a step is one submit, also where it uploads what new words ask for", async () => {
+  const model = await BertForSequenceClassification.load(new Engine(gpu()), tinyCheckpoint({ vocabulary: VOCABULARY }), { labels: 2 }); // biome-ignore format: one call
+  const prior = gaussianPrior(model, { encoder: { precision: 20 }, head: { precision: 1 } });
+  const target = logPosterior(model, prior, { N: 24 });
+  const trainer = new Trainer(target, EXAMPLES, { optimizer: adam({ lr: 1e-3 }), epochs: 2, batch: 4, settle: () => true }); // biome-ignore format: one call
+  const submits: number[] = [];
+  for await (const _ of trainer.run()) submits.push(gpu().counters.submits);
+  // The first step makes its buffers; from then on.
+  expect(submits.slice(2).map((count, i) => count - submits[i + 1]!)).toEqual(Array(10).fill(1));
+  trainer.dispose();
+  prior.dispose();
+  model.dispose();
+});
+
 describe("what is live", () => {
   const TABLE = new Layout([
     { key: "table", parameters: [{ name: "table", shape: [512, 64] }], groups: ["encoder"], table: true },

@@ -168,6 +168,8 @@ export class FisherCollector<B> {
     const rows = await engine.step(() => ({
       read: Promise.all(held.map((column) => readArray(gpu, lowRankProject(gpu, held, column, undefined, all)))),
     })).read;
+    const bad = rows.findIndex((row) => row.some((x) => !Number.isFinite(x)));
+    if (bad >= 0) throw notFinite(`the score of batch ${this.#batches - held.length + bad + 1} or of one before it`);
     const G = new Matrix(held.map((_, i) => held.map((_, j) => ((rows[i]?.[j] ?? 0) + (rows[j]?.[i] ?? 0)) / 2)));
     const { eigenvectorMatrix: V, realEigenvalues } = new EigenvalueDecomposition(G, { assumeSymmetric: true });
     const kept = Math.min(this.#rank, held.length);
@@ -195,7 +197,8 @@ export class FisherCollector<B> {
   /**
    * N·F + damping, as a prior's numbers: the precision of what N terms like these would leave behind on a start of
    * precision `damping`. With a rank the diagonal is what UUᵀ leaves of it, so that the whole keeps N·F's diagonal. Only
-   * the parameters that `wanted` names. Throws InputError: no batch, N or damping out of range.
+   * the parameters that `wanted` names. Throws InputError: no batch, N or damping out of range, an information that is not
+   * finite.
    */
   async numbers(
     { N, damping }: { N: number; damping: number },
@@ -222,6 +225,9 @@ export class FisherCollector<B> {
             values[i] = (values[i] ?? 0) - u * u;
           }
         }
+        // Math.max below would hand a NaN on.
+        const bad = values.findIndex((x) => !Number.isFinite(x));
+        if (bad >= 0) throw notFinite(`the information of ${name} at position ${bad} (${values[bad]})`);
         // What rounding leaves below 0 is 0.
         diagonal.set(
           name,
@@ -237,4 +243,8 @@ export class FisherCollector<B> {
     const { theta } = this.#scores;
     for (const vector of [this.#squares, ...this.#columns]) theta.release(vector);
   }
+}
+
+function notFinite(what: string): InputError {
+  return new InputError(`fisher: ${what} is not finite: a gradient left f32. The model is damaged, or its logits are too large.`); // biome-ignore format: one sentence
 }

@@ -5,6 +5,7 @@
  *   (D + UUᵀ)⁻¹ = D⁻¹ − D⁻¹U M⁻¹ UᵀD⁻¹,   log |D + UUᵀ| = Σ log dᵢ + log |M|
  */
 import { CholeskyDecomposition, Matrix } from "ml-matrix";
+import { InputError } from "../errors.ts";
 
 /** What D + UUᵀ is: the precision (as a Fisher information gives it) or the covariance (as SWAG gives it). */
 export type LowRankForm = "precision" | "covariance";
@@ -65,7 +66,7 @@ export function addIdentity(G: Matrix, sign: 1 | -1 = 1): Matrix {
   return Matrix.add(Matrix.eye(G.rows), Matrix.mul(G, sign));
 }
 
-/** log |S| of a symmetric S. RangeError: it is not positive definite. */
+/** log |S| of a symmetric S. InputError: it is not positive definite. */
 export function logDeterminant(S: Matrix): number {
   return 2 * logTrace(choleskyOf(S));
 }
@@ -90,7 +91,10 @@ export function inverseFactor(G: Matrix): Matrix {
 function choleskyOf(S: Matrix): Matrix {
   if (S.rows === 0) return S;
   const decomposition = new CholeskyDecomposition(S);
-  if (!decomposition.isPositiveDefinite()) throw new RangeError("lowRank: a precision that is not positive definite");
+  // I + UᵀD⁻¹U is, whatever U; but where its columns are as good as equal and large, rounding loses the I.
+  if (!decomposition.isPositiveDefinite()) {
+    throw new InputError("prior: its diagonal and factors are not positive definite in float64: the factors are too large and too much alike. Make them of more batches, or of a lower rank."); // biome-ignore format: one sentence
+  }
   return decomposition.lowerTriangularMatrix;
 }
 

@@ -20,7 +20,7 @@ export interface ParameterNumbers {
 /**
  * N(μ, diag(aτ)⁻¹): `tau` has τᵢ ≥ 0 for every element of the parameters it names; `spec` says of their groups the
  * strength a, a factor on τ, and of all others the precision, as for `gaussianPrior`. Throws InputError: as that does; a τ
- * that is negative or not finite; a slice of which only some parameters have one.
+ * that is negative or not finite, or an aτ beyond f32; a slice of which only some parameters have one.
  */
 export function diagonalPrior(subject: PriorSubject | Theta, spec: GaussianPriorSpec, tau: ParameterNumbers): Prior {
   return vectorPrior(subject, spec, { tau, rank: 0 });
@@ -144,6 +144,7 @@ function vectorPrior(subject: PriorSubject | Theta, spec: GaussianPriorSpec, vec
       for (const [j, column] of u.entries()) theta.set(p.name, f32Of(column), columns[j] as NdArray);
       if (!active(slice)) continue;
       const a = base.precision(slice);
+      expectRange(p, a, precision, u);
       for (const x of precision) if (x > 0) logDet += Math.log((a * x) / (2 * Math.PI));
       if (rank > 0) addGram(rest, u, precision);
     }
@@ -190,6 +191,18 @@ function diagonalOf(p: Parameter, { tau, rank, form }: Vectors): Float64Array {
     );
   }
   return values;
+}
+
+/** InputError: aτ, or what a column adds to it, is beyond f32, in which a step works with it. */
+function expectRange(p: Parameter, a: number, precision: Float64Array, columns: readonly Float64Array[]): void {
+  const most = Math.max(
+    precision.reduce((most, x) => Math.max(most, x), 0),
+    ...columns.map((u) => u.reduce((most, x) => Math.max(most, x * x), 0)),
+  );
+  if (Number.isFinite(Math.fround(a * most))) return;
+  throw new InputError(
+    `prior: strength ${a} times the precision of ${p.name}, ${most.toPrecision(3)}, is beyond f32. Lower the strength of its group.`,
+  );
 }
 
 function columnsOf(p: Parameter, { rank, factors }: Vectors): Float64Array[] {

@@ -209,6 +209,12 @@ describe("finetune --prior FILE", () => {
     const tensors = tinyTensors().map((t) => (t.name === "bert.embeddings.position_embeddings.weight" ? { ...t, shape: [25, 16], data: new Float32Array(400) } : t)); // biome-ignore format: one line
     writeModel(grown, { config: { ...CONFIG, max_position_embeddings: 25 }, tensors });
     const word = (tensors: TensorToWrite[]) => tensors.find(({ name }) => name.endsWith("word_embeddings.weight"));
+    // Two columns that are one, so large that I + UᵀD⁻¹U has no I left in float64.
+    const alike = (all: TensorToWrite[], facts: Record<string, unknown>) => {
+      Object.assign(facts, { rank: 2 });
+      for (const { name, shape, data } of [...all])
+        all.push({ name: name.replace("precision", "factors"), dtype: "F32", shape: [2, ...shape], data: new Float32Array(2 * data.length).fill(1e10) }); // biome-ignore format: one tensor
+    };
     const bad = (name: string, change: Parameters<typeof changed>[2]) => [
       "--prior",
       changed("plain.prior", name, change),
@@ -222,6 +228,8 @@ describe("finetune --prior FILE", () => {
       [bad("d.prior", (all) => word(all)?.data.set([Number.NaN], 5)), /d.prior: precision of bert.embeddings.word_embeddings.weight is NaN at position 5/],
       [bad("e.prior", (_, facts) => Object.assign(facts, { rank: -1 })), /its metadata lack what a prior says/],
       [bad("f.prior", (_, facts) => Object.assign(facts, { version: 2 })), /not a prior of version 1/],
+      [bad("g.prior", (all) => word(all)?.data.fill(1e20)).concat("--prior-precision", "encoder=1e20"), /g.prior: strength 10{20} times the precision of bert.embeddings.word_embeddings.weight, 1.00e\+20, is beyond f32/],
+      [bad("h.prior", alike), /h.prior: its diagonal and factors are not positive definite/],
       [["--prior", join(model, "model.safetensors")], /not a prior of priorwork/],
       [["--prior", at("none-there.prior")], /none-there.prior/],
       [["--prior", at("plain.prior"), "--method", "mle"], /--method mle has no prior/],

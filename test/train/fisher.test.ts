@@ -231,3 +231,26 @@ test("the same seed gives the same numbers, another one others; refusals", async
   damaged.dispose();
   model.theta.dispose();
 });
+
+test.each([0, 1])("a gradient that is no number is refused, not written (rank %i)", async (rank) => {
+  const engine = new Engine(gpu());
+  const theta = new Theta(
+    engine,
+    new Layout([{ key: "w", parameters: [{ name: "w", shape: [4] }], groups: ["head"] }]),
+  );
+  // The loss is 0; its gradient 10⁶⁰ − 10⁶⁰, which in f32 is ∞ − ∞.
+  const draw = () => {
+    const times = (x: number) => engine.tensor(new Float32Array(4).fill(x), [4]);
+    const along = (x: number) => ops.multiply(ops.multiply(theta.tensor("w"), times(1e30)), times(x));
+    return { loss: ops.sum(ops.add(along(1e30), along(-1e30))), count: 1 };
+  };
+  const collector = new FisherCollector({ engine, theta, draw }, { rank });
+  await expect(
+    (async () => {
+      for (let i = 0; i < 2; i++) await collector.add(undefined);
+      await collector.numbers({ N: 1, damping: 1 });
+    })(),
+  ).rejects.toThrow(/^fisher: the (score|information) of .* is not finite/);
+  collector.dispose();
+  theta.dispose();
+});

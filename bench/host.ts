@@ -41,7 +41,7 @@ export function hostCases(gpu: Gpu): BenchCase[] {
       name: "host.dispatch.rawDawn",
       turn: "host",
       shape: { dispatches: DISPATCHES },
-      run: async () => {
+      run: () => {
         raw ??= setUp();
         const encoder = gpu.device.createCommandEncoder();
         const pass = encoder.beginComputePass();
@@ -53,7 +53,6 @@ export function hostCases(gpu: Gpu): BenchCase[] {
         }
         pass.end();
         gpu.device.queue.submit([encoder.finish()]);
-        await gpu.device.queue.onSubmittedWorkDone();
       },
       dispose: () => {
         for (const array of [source, destination]) gpu.release(array.buffer);

@@ -8,6 +8,7 @@ import { Engine, Layout, ops, Theta } from "../src/autograd/index.ts";
 import { type Example, packBatch } from "../src/data/batches.ts";
 import type { Gpu } from "../src/gpu/index.ts";
 import { fromHost, sizeOf } from "../src/kernels/array.ts";
+import { checkHalf } from "../src/kernels/matmul-half.ts";
 import { BertForSequenceClassification, encoderSlices } from "../src/model/bert.ts";
 import { parseBertConfig } from "../src/model/config.ts";
 import type { Checkpoint } from "../src/model/load.ts";
@@ -60,6 +61,8 @@ export async function stepCases(
   const { num_hidden_layers: layers, hidden_size: c, intermediate_size: f, vocab_size: vocabulary } = config;
   // Flops per weight and token are 2 forward and 4 backward, without attention's T².
   const weights = Number(layers) * (4 * Number(c) ** 2 + 2 * Number(c) * Number(f));
+  // A matrix unit that multiplies wrongly has no speed.
+  const half = gpu.adapter.matrixUnit !== undefined && (await checkHalf(gpu).then(Boolean, () => false));
   const cases: BenchCase[] = [];
   for (const lengths of batches) {
     const stream = new Stream(1, "bench");
@@ -91,7 +94,7 @@ export async function stepCases(
       });
     }
     // Nothing but the products differs, and the loss's scale; where no matrix unit takes a product, there is nothing to see.
-    if (gpu.adapter.matrixUnit) {
+    if (half) {
       cases.push({
         name: "step.MAP.f16",
         turn,

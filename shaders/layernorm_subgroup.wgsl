@@ -33,7 +33,7 @@ fn total(v: V) -> f32 { let w = vec4f(v); return ((w.x + w.y) + (w.z + w.w)) * S
 @group(0) @binding(6) var<storage, read_write> betaSums: array<V>;    // [blocks, width]
 
 @compute @workgroup_size(SIZE)
-fn backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) t: u32) {
   let block = wid.x + wid.y * groups.x;
   let first = block * SIZE;
   if (first >= p.rows) { return; }

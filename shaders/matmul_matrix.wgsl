@@ -213,7 +213,7 @@ fn cell_of(w: vec3u, i: u32, e: u32) -> vec2u {
 
 fn finish_rows(w: vec3u, t: u32, i: u32) {
   // WM·FM·BN / 4, which the compiler cannot know: it would write the epilogue out as often.
-  let vectors = min(WM * FM * (BN / 4u), p.m * 65536u);
+  let vectors = min(WM * FM * (BN / 4u), p.m + 65535u);
   for (var n = 0u; n < LIMIT; n++) {
     let e = n * T + t;
     if (e >= vectors) { break; }
@@ -223,7 +223,7 @@ fn finish_rows(w: vec3u, t: u32, i: u32) {
 }
 
 fn finish_rows_kept(w: vec3u, t: u32, i: u32) {
-  let vectors = min(WM * FM * (BN / 4u), p.m * 65536u);
+  let vectors = min(WM * FM * (BN / 4u), p.m + 65535u);
   for (var n = 0u; n < LIMIT; n++) {
     let e = n * T + t;
     if (e >= vectors) { break; }

@@ -61,9 +61,10 @@ describe("every shader", () => {
 
       test("each binding says its shape", () => expect(bindingsWithoutShape(source)).toEqual([]));
 
-      // A constant lane of a broadcast is a subgroup_invocation_id, which nothing says to be the local_invocation_index.
+      // The lane of a broadcast or a shuffle is a subgroup_invocation_id, which nothing says to be the local_invocation_index.
       test("lanes of a subgroup go by their number in it", () => {
-        if (source.includes("subgroupBroadcast(")) expect(source).not.toContain("builtin(local_invocation_index)");
+        if (/subgroup(Broadcast|Shuffle)\(/.test(source))
+          expect(source).not.toContain("builtin(local_invocation_index)");
       });
 
       // A smaller bound would leave the rest of a longer array out, and nobody would hear of it.

@@ -10,8 +10,8 @@ import { type Rule, type TapeNode, walkBack } from "./tape.ts";
 import { type GradientSlot, Tensor } from "./tensor.ts";
 
 /**
- * What someone who watches linear layers, x·Wᵀ + b, is told: arrays that live as long as the step. A curvature of W is
- * made of what goes in and of the gradient of what comes out (posterior/ggn.ts).
+ * What someone who watches linear layers, x·Wᵀ + b, is told: arrays that are valid during the call, and may be somebody
+ * else's later. A curvature of W is made of what goes in and of the gradient of what comes out (posterior/ggn.ts).
  */
 export interface LinearWatch {
   /** As it runs: input [N, in], weight [out, in], bias [out], result [N, out] (after activation and residual). */
@@ -98,7 +98,14 @@ export class Engine {
   tidy(body: () => Tensor): Tensor {
     const from = this.#tape.length;
     return this.gpu.scope(() => {
-      const result = body();
+      let result: Tensor;
+      try {
+        result = body();
+      } catch (error) {
+        // What was recorded is of buffers that go back to the pool now.
+        this.#tape.length = from;
+        throw error;
+      }
       if (!result.requiresGrad) {
         this.#tape.length = from;
         this.gpu.promote(result.array.buffer);

@@ -45,6 +45,7 @@ const HOPELESS = 2.5;
 const CLEARLY = 1.03;
 /** One timing lasts this long at least: on a GPU a wait for its end costs a tenth of a millisecond. */
 const TIMING_MS = 4;
+const MOST_REPEATS = 1000;
 /** Of one shape, after its first runs; below it there are nine rounds, above it fewer, three at least. */
 const SHAPE_MS = 4000;
 
@@ -90,7 +91,13 @@ export async function tuneShape(
   const quickest = Math.min(...first.values());
   if (first.size === 0) throw new DeviceError(`bench --tune: no kernel is right at ${text(product)}: ${wrong[0]}`);
   const field = [...first].filter(([, ms]) => ms <= HOPELESS * quickest).map(([family]) => family);
-  const repeats = Math.min(100, Math.max(1, Math.ceil(TIMING_MS / quickest)));
+  // One run is mostly waiting where a product takes microseconds: more of them at once, until a timing lasts.
+  const [swiftest] = [...first].filter(([, ms]) => ms === quickest).map(([family]) => family);
+  let repeats = 1;
+  for (let ms = quickest; swiftest && repeats < MOST_REPEATS && repeats * ms < TIMING_MS; ) {
+    repeats = Math.min(MOST_REPEATS, 4 * repeats);
+    ms = await contest.time(swiftest, repeats);
+  }
   const round = field.reduce((sum, family) => sum + repeats * (first.get(family) ?? 0), 0);
   const rounds = Math.min(ROUNDS, Math.max(3, Math.floor(SHAPE_MS / round)));
   const times = new Map(field.map((family): [Family, number[]] => [family, []]));

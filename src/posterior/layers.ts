@@ -85,17 +85,20 @@ export async function readLastLayer<B>(model: LogitModel<B>, batch: B): Promise<
     const features = model.classify && engine.noGrad(() => model.features?.(batch));
     const forward = () => (features && model.classify ? model.classify(features) : model.logits(batch));
     let last: Parameters<NonNullable<LinearWatch["forward"]>>[0] | undefined;
+    let input: Promise<Float32Array> | undefined;
     const watch: LinearWatch = {
       forward(found) {
         last = found;
+        // Read now: after the call the array may be somebody else's.
+        input = readArray(gpu, found.input);
       },
     };
     const logits = watching(engine, watch, forward);
     const layer = last && layerOf(theta, last.weight, last.bias);
-    if (!last || !layer) throw new Error("laplace: the model has no linear layer");
+    if (!last || !input || !layer) throw new Error("laplace: the model has no linear layer");
     const [n = 0, K = 0] = logits.shape;
     if (last.input.shape[0] !== n) throw new Error(`laplace: the last layer has ${last.input.shape[0]} rows, not ${n}`);
-    const reads = [readArray(gpu, last.input), logits.read()];
+    const reads = [input, logits.read()];
     if (last.output.buffer !== logits.array.buffer) {
       for (let k = 0; k < K; k++) {
         const seed = Float32Array.from({ length: n * K }, (_, i) => (i % K === k ? 1 : 0));

@@ -76,17 +76,22 @@ export class FrozenFeatures implements Likelihood<FeatureBatch>, Source<FeatureB
   #compute(): NdArray {
     const { gpu } = this.engine;
     let all: NdArray | undefined;
-    for (let from = 0; from < this.length; from += CHUNK) {
-      const examples = this.#examples.slice(from, from + CHUNK);
-      gpu.scope(() => {
-        const { array } = this.engine.noGrad(() => this.#model.features(packBatch(examples)));
-        const width = array.shape[1] as number;
-        if (!all) {
-          all = empty(gpu, [this.length, width], "f32", "frozen.features");
-          gpu.keep(all.buffer);
-        }
-        gpu.copy(array, new NdArray(all.buffer, from * width * 4, [examples.length, width]));
-      });
+    try {
+      for (let from = 0; from < this.length; from += CHUNK) {
+        const examples = this.#examples.slice(from, from + CHUNK);
+        gpu.scope(() => {
+          const { array } = this.engine.noGrad(() => this.#model.features(packBatch(examples)));
+          const width = array.shape[1] as number;
+          if (!all) {
+            all = empty(gpu, [this.length, width], "f32", "frozen.features");
+            gpu.keep(all.buffer);
+          }
+          gpu.copy(array, new NdArray(all.buffer, from * width * 4, [examples.length, width]));
+        });
+      }
+    } catch (error) {
+      if (all) gpu.release(all.buffer);
+      throw error;
     }
     return all as NdArray;
   }
@@ -99,12 +104,17 @@ export class FrozenFeatures implements Likelihood<FeatureBatch>, Source<FeatureB
 export function frozenFeatures(model: object, data: unknown): FrozenFeatures | undefined {
   if (!(model instanceof BertForSequenceClassification) || !Array.isArray(data)) return undefined;
   if (data.some((example: Example) => example.label === undefined)) return undefined;
-  const { theta, config, readout } = model;
+  const { theta } = model;
   const learns = (group: string | undefined) =>
     group === "head" || (group === MEMBERS_GROUP && model.rankOne?.layers !== "all");
   if (!theta.layout.slices.every((slice) => learns(slice.groups[0]) || theta.isFrozen(slice))) return undefined;
-  const bytes = 4 * data.length * readout.width(config.hiddenSize, config.layers);
-  const { maxBufferSize, maxStorageBufferBindingSize } = model.engine.gpu.device.limits;
-  if (bytes > Math.min(maxBufferSize, maxStorageBufferBindingSize)) return undefined;
-  return new FrozenFeatures(model, data as Example[]);
+  return featuresFit(model, data.length) ? new FrozenFeatures(model, data as Example[]) : undefined;
+}
+
+/** Whether the device holds the vectors of n examples in one buffer. */
+export function featuresFit({ config, readout, engine }: BertForSequenceClassification, n: number): boolean {
+  const { maxBufferSize, maxStorageBufferBindingSize } = engine.gpu.device.limits;
+  return (
+    4 * n * readout.width(config.hiddenSize, config.layers) <= Math.min(maxBufferSize, maxStorageBufferBindingSize)
+  );
 }

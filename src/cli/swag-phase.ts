@@ -16,9 +16,10 @@ const RESUME = "Run the same command with --resume to draw anew.";
 /** Draws, written to the run's posterior. θ is afterwards the run's own. */
 export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promise<void> {
   const { model, target, data, options, out } = context;
-  const { members, seed, batch } = options;
+  const { members, seed, batch, accumulate } = options;
   const { points, rank, temperature, modes } = flags;
-  const every = flags.every ?? Math.ceil(data.length / batch);
+  const every = flags.every ?? Math.ceil(data.length / (batch * accumulate));
+  const { optimizer, clip, dropout, mixout } = fitOptions(options);
   const { theta } = model;
   const slices = theta.layout.slices.filter((slice) => !theta.isFrozen(slice));
   const writer = new PosteriorWriter(options.out, slices);
@@ -32,11 +33,15 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
       }
       const bar = out.progress(name, points);
       const found = await swag(target, data, {
-        optimizer: fitOptions(options).optimizer,
+        optimizer,
         points,
         every,
         rank,
         batch,
+        accumulate,
+        clip,
+        dropout,
+        mixout,
         seed: seed + mode,
         signal: out.io.signal,
         progress: (done) => bar.update(done),

@@ -8,13 +8,14 @@ import type { Example, PackedBatch } from "../data/batches.ts";
 import { InputError } from "../errors.ts";
 import { type NdArray, swagCollect, swagDraw } from "../kernels/index.ts";
 import { Stream, streamKey } from "../random.ts";
-import { Trainer } from "../train/fit.ts";
+import { type FitOptions, Trainer } from "../train/fit.ts";
 import type { LogPosterior } from "../train/objective.ts";
 import type { Optimizer } from "../train/optimizers.ts";
 import { type Source, whole } from "../train/source.ts";
 import { type Draws, readSlices, writeSlices } from "./draws.ts";
 
-export interface SwagOptions {
+/** The path is of the objective that the run had: what clips, accumulates, drops or mixes there does so here. */
+export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "dropout" | "mixout"> {
   /** At its rate, without warm-up or decay. */
   optimizer: Optimizer;
   /** Points of the path, from 2. */
@@ -113,6 +114,7 @@ export async function swag<B = PackedBatch>(
   whole("points", points, 2);
   whole("every", every, 1);
   whole("burn-in", burnIn, 0);
+  const { accumulate = 1, clip, dropout, mixout } = options;
   const { theta } = target.model;
   const steps = burnIn + points * every;
   const found = new Swag(theta, rank);
@@ -123,8 +125,12 @@ export async function swag<B = PackedBatch>(
   try {
     trainer = new Trainer(target, data, {
       optimizer,
-      epochs: Math.ceil(steps / Math.ceil(data.length / batch)),
+      epochs: Math.ceil(steps / Math.ceil(Math.ceil(data.length / batch) / accumulate)),
       batch,
+      accumulate,
+      clip,
+      dropout,
+      mixout,
       // Another order and other masks than those of the training before.
       seed: streamKey(seed, "swag path")[0],
       schedule: "constant",

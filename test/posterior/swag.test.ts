@@ -39,13 +39,15 @@ function start(frozen = false) {
 }
 
 describe("the path", () => {
-  test("is the trainer's own at a constant rate; θ is put back", async () => {
+  // What the run clips, accumulates, drops and mixes, its path does.
+  const run = { accumulate: 2, clip: 0.05, dropout: false, mixout: 0.3 };
+  test.each([{}, run])("is the trainer's own at a constant rate, with %o; θ is put back", async (objective) => {
     const { model, target, end } = start();
     const { theta } = model;
     const all = theta.layout.slices;
     const before = await readSlices(theta, all);
     const heard: number[] = [];
-    const found = await swag(target, rowSource(DATA), { ...OPTIONS, progress: (n) => heard.push(n) });
+    const found = await swag(target, rowSource(DATA), { ...OPTIONS, ...objective, warn: () => {}, progress: (n) => heard.push(n) }); // biome-ignore format: one call
     expect(await readSlices(theta, all)).toEqual(before);
     expect([found.points, heard]).toEqual([5, [1, 2, 3, 4, 5]]);
     const mean = await found.mean();
@@ -54,8 +56,10 @@ describe("the path", () => {
 
     const trainer = new Trainer(target, rowSource(DATA), {
       optimizer: OPTIONS.optimizer,
-      epochs: 5,
+      epochs: 9,
       batch: 8,
+      ...objective,
+      warn: () => {},
       seed: streamKey(4, "swag path")[0],
       schedule: "constant",
       warmup: 0,

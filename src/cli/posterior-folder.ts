@@ -152,10 +152,16 @@ function recordAt(path: string): PosteriorRecord | undefined {
 }
 
 /**
- * The first `members` draws of a run, for a model of its architecture. InputError: more than it holds, a tensor that the
- * model has not or has in another shape, a file that is not the one written.
+ * `members` of a run's draws, spread over all of them as they were written, so that a few are of every chain and mode, not
+ * of the first; for a model of its architecture. InputError: more than it holds, a tensor that the model has not or has in
+ * another shape, a file that is not the one written.
  */
-export function storedDraws(run: string, record: PosteriorRecord, theta: Theta, members?: number): Draws {
+export function storedDraws(
+  run: string,
+  record: PosteriorRecord,
+  theta: Pick<Theta, "layout">,
+  members?: number,
+): Draws {
   const count = members ?? record.members.length;
   if (count > record.members.length) {
     throw new InputError(
@@ -175,7 +181,7 @@ export function storedDraws(run: string, record: PosteriorRecord, theta: Theta, 
     size: count,
     slices,
     read(s) {
-      const member = record.members[s] as MemberFile;
+      const member = record.members[Math.floor((s * record.members.length) / count)] as MemberFile;
       const path = join(run, FOLDER, member.file);
       if (sha256File(path) !== member.sha256) {
         throw new InputError(

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { Layout } from "../../src/autograd/index.ts";
-import { PosteriorWriter } from "../../src/cli/posterior-folder.ts";
+import { PosteriorWriter, readPosterior, storedDraws } from "../../src/cli/posterior-folder.ts";
 import { parseSafetensors } from "../../src/model/safetensors.ts";
 import { temporaryFolder } from "../data/shared.ts";
 import { run, writeModel, writeRows } from "./harness.ts";
@@ -132,7 +132,8 @@ describe("a rank-one ensemble", () => {
 });
 
 describe("members of an earlier attempt", () => {
-  const { slices } = new Layout([{ key: "w", parameters: [{ name: "w", shape: [2, 3] }], groups: ["head"] }]);
+  const WHOLE = [{ key: "w", parameters: [{ name: "w", shape: [2, 3] }], groups: ["head"] }];
+  const { slices } = new Layout(WHOLE);
   const written = (name: string, n: number) => {
     const writer = new PosteriorWriter(at(name), slices, { keep: "ensemble" });
     for (let s = 0; s < n; s++) writer.add(Float32Array.from([s, 1, 2, 3, 4, 5]));
@@ -152,6 +153,20 @@ describe("members of an earlier attempt", () => {
     writeFileSync(path, bytes);
     expect(new PosteriorWriter(at("kept"), slices, { keep: "ensemble" }).size).toBe(1);
     expect(readdirSync(at("kept/posterior")).sort()).toEqual(["journal.json", "member-000.safetensors"]);
+  });
+
+  test("once a posterior, a few of them are spread over all, as chains and modes lie one after the other", async () => {
+    written("spread", 7).finish("ensemble", {});
+    const record = readPosterior(at("spread"));
+    const theta = { layout: new Layout(WHOLE) };
+    const firsts = async (members?: number) => {
+      const draws = storedDraws(at("spread"), record as NonNullable<typeof record>, theta, members);
+      const all = await Promise.all(Array.from({ length: draws.size }, (_, s) => draws.read(s)));
+      return all.map(([first]) => first);
+    };
+    expect(await firsts()).toEqual([0, 1, 2, 3, 4, 5, 6]);
+    expect(await firsts(1)).toEqual([0]);
+    expect(await firsts(3)).toEqual([0, 2, 4]);
   });
 
   test("go where they are of another method or cover something else, or where nothing is to be kept", () => {

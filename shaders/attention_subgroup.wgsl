@@ -137,20 +137,22 @@ fn start(row: u32, end: u32) -> Round {
   return Round(vec4f(select(none, 0.0, row < end)), vec4f(select(none, 0.0, row + 1u < end)),
     vec4f(select(none, 0.0, row + 2u < end)), vec4f(select(none, 0.0, row + 3u < end)));
 }
-/// The row whose slices lie in all lanes · each of the lane's rows.
+/// Vec4 e of a row · that of each of the lane's rows, added to s.
+fn dotVec(s: vec4f, x: vec4f, rows: ptr<function, Rows>, e: u32) -> vec4f {
+  let a = (*rows)[e];
+  let b = (*rows)[D4 + e];
+  let c = (*rows)[2u * D4 + e];
+  let d = (*rows)[3u * D4 + e];
+  var sum = s + x.x * vec4f(a.x, b.x, c.x, d.x);
+  sum += x.y * vec4f(a.y, b.y, c.y, d.y);
+  sum += x.z * vec4f(a.z, b.z, c.z, d.z);
+  return sum + x.w * vec4f(a.w, b.w, c.w, d.w);
+}
+/// The row whose slices lie in all lanes · each of the lane's rows. In two loops: sixteen rounds are more than Mesa unrolls.
 fn dots(part: Slice, rows: ptr<function, Rows>) -> vec4f {
   var s = vec4f();
-  for (var e = 0u; e < D4; e++) {
-    let x = subgroupShuffle(part[e / LANES], e % LANES);
-    let a = (*rows)[e];
-    let b = (*rows)[D4 + e];
-    let c = (*rows)[2u * D4 + e];
-    let d = (*rows)[3u * D4 + e];
-    s += x.x * vec4f(a.x, b.x, c.x, d.x);
-    s += x.y * vec4f(a.y, b.y, c.y, d.y);
-    s += x.z * vec4f(a.z, b.z, c.z, d.z);
-    s += x.w * vec4f(a.w, b.w, c.w, d.w);
-  }
+  for (var e = 0u; e < min(D4, 8u); e++) { s = dotVec(s, subgroupShuffle(part[e / LANES], e % LANES), rows, e); }
+  for (var e = 8u; e < D4; e++) { s = dotVec(s, subgroupShuffle(part[e / LANES], e % LANES), rows, e); }
   return s;
 }
 fn addDots(s: ptr<function, Round>, part: Slices, rows: ptr<function, Rows>) {
@@ -160,16 +162,18 @@ fn addDots(s: ptr<function, Round>, part: Slices, rows: ptr<function, Rows>) {
   (*s)[3] += dots(part.d, rows);
 }
 
-/// sums = factor · sums + the weights × the four rows in `part`, for one of the lane's rows, whose sums begin at `first`.
+/// Vec4 e of sums = factor · sums + the weights × the four rows in `part`, for one of the lane's rows, whose sums begin at `first`.
+fn addVec(sums: ptr<function, Rows>, first: u32, factor: f32, w: vec4f, part: Slices, e: u32) {
+  var x = factor * (*sums)[first + e];
+  x += w.x * subgroupShuffle(part.a[e / LANES], e % LANES);
+  x += w.y * subgroupShuffle(part.b[e / LANES], e % LANES);
+  x += w.z * subgroupShuffle(part.c[e / LANES], e % LANES);
+  x += w.w * subgroupShuffle(part.d[e / LANES], e % LANES);
+  (*sums)[first + e] = x;
+}
 fn addRow(sums: ptr<function, Rows>, first: u32, factor: f32, w: vec4f, part: Slices) {
-  for (var e = 0u; e < D4; e++) {
-    var x = factor * (*sums)[first + e];
-    x += w.x * subgroupShuffle(part.a[e / LANES], e % LANES);
-    x += w.y * subgroupShuffle(part.b[e / LANES], e % LANES);
-    x += w.z * subgroupShuffle(part.c[e / LANES], e % LANES);
-    x += w.w * subgroupShuffle(part.d[e / LANES], e % LANES);
-    (*sums)[first + e] = x;
-  }
+  for (var e = 0u; e < min(D4, 8u); e++) { addVec(sums, first, factor, w, part, e); }
+  for (var e = 8u; e < D4; e++) { addVec(sums, first, factor, w, part, e); }
 }
 fn addWeighted(sums: ptr<function, Rows>, factor: vec4f, w: Round, part: Slices) {
   addRow(sums, 0u, factor.x, vec4f(w[0].x, w[1].x, w[2].x, w[3].x), part);

@@ -193,8 +193,8 @@ function launch(
 
 /**
  * Forward / backward in GFLOP/s of the algorithm on two busy cores (processor time, bench/attention.ts):
- *   lavapipe     12 × 32, N 512, T 64: subgroup 28 / 30, plain 1.3 / 1.7
- *   SwiftShader  4 × 16, N 217: plain 0.24 / 0.18, the subgroup family before it held four rows a lane 0.08 / 0.09
+ *   lavapipe     12 × 32, N 512, T 64: subgroup 28 / 28, plain 1.3 / 1.7 (at N 1,024)
+ *   SwiftShader  4 × 16, N 213, T 3 to 29: subgroup 0.4 / 0.3, plain 0.5 / 0.4; 12 × 32, T 64: 0.9 / 0.7, 0.8 / 0.6
  * Unmeasured on GPUs, where a workgroup of one small subgroup would leave most of the device idle.
  */
 function familyOf(gpu: Gpu): AttentionFamily {

@@ -24,6 +24,8 @@ export class InputError extends PriorworkError {
 export class DivergedError extends PriorworkError {
   readonly step: number;
   readonly operation: string;
+  /** Which of several chains, counted from 0, where there are. */
+  chain?: number;
   constructor(message: string, step: number, operation: string) {
     super(message, 2);
     this.step = step;

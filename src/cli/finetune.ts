@@ -182,10 +182,10 @@ async function train(
   const temperatures = await temperatureSweep(phase, (posterior, what) =>
     measure(posterior, examples, { what, out, ifInterrupted: RESUME }),
   );
-  const posterior = await posteriorPhase(phase);
+  const made = await posteriorPhase(phase);
   const after = "after training";
-  const measured = posterior
-    ? await measure(posterior, examples, { what: after, out, ifInterrupted: RESUME })
+  const measured = made
+    ? await measure(made.posterior, examples, { what: after, out, ifInterrupted: RESUME })
     : data.dev !== undefined && at !== undefined
       ? withoutPlace(at)
       : await measureOn(after);
@@ -214,13 +214,17 @@ async function train(
     const lines = metricsTable([
       ["before", before],
       ["after", measured],
-      ...(temperatures ?? []).map((row): [string, EvaluateJson] => [`T = ${row.temperature}`, row]),
+      ...(temperatures ?? []).flatMap((row): [string, EvaluateJson][] =>
+        "diverged" in row ? [] : [[`T = ${row.temperature}`, row as EvaluateJson]],
+      ),
     ]);
     out.text(
       `${lines}\n\n${saved.steps} steps in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,
     );
     out.text(`run: ${options.out}\nnext: priorwork predict --run ${options.out} --text "…"`);
   }
+  // The run is whole as far as it goes; that it does not go all the way is how the command ends.
+  if (made?.diverged) throw made.diverged;
 }
 
 function trainableParameters(theta: Theta): number {

@@ -4,13 +4,14 @@
  * for an ensemble's, which keeps the members that are finished.
  */
 import { join } from "node:path";
-import type { PackedBatch } from "../data/batches.ts";
+import { type PackedBatch, packBatch } from "../data/batches.ts";
 import { writeFileAtomic } from "../data/files.ts";
 import { DivergedError, InterruptedError } from "../errors.ts";
 import {
   anchoredSlices,
   type Diagnosis,
   diagnose,
+  featureCosine,
   type Posterior,
   pointEstimate,
   sampledSlices,
@@ -19,7 +20,9 @@ import {
   type TrajectoryDraw,
   thetaMembers,
   trajectory,
+  volumeWarning,
 } from "../posterior/index.ts";
+import { featuresFit } from "../train/frozen.ts";
 import type { LogPosterior } from "../train/index.ts";
 import type { ModeContext } from "./another-mode.ts";
 import { ensemblePhase } from "./ensemble-phase.ts";
@@ -44,36 +47,64 @@ export function checkPhase<B>(target: LogPosterior<B>, { sampler, ensemble }: Fi
   if (ensemble?.anchored) anchoredSlices(target, ensemble.anchored);
 }
 
-/** Runs the phase of a method that has one; `Posterior` is what the run predicts with from now on, undefined for the others. */
-export async function posteriorPhase(context: PhaseContext): Promise<Posterior | undefined> {
+/** What the run predicts with from now on. */
+export interface Phase {
+  posterior: Posterior;
+  /** A chain that left the finite numbers: the posterior is of the draws before. */
+  diverged: DivergedError | undefined;
+}
+
+/** Runs the phase of a method that has one; undefined for the others. DivergedError: a sampler before its first draw. */
+export async function posteriorPhase(context: PhaseContext): Promise<Phase | undefined> {
   const { options, model } = context;
-  if (options.sampler) await sampling(context, options.sampler);
+  let diverged: DivergedError | undefined;
+  if (options.sampler) diverged = await sampling(context, options.sampler);
   else if (options.swag) await swagPhase(context, options.swag);
   else if (options.ensemble) await ensemblePhase(context, options.ensemble);
   else if (options.rankOne) await rankOnePhase(context, options.rankOne);
   else if (options.laplace) await laplacePhase(context, options.laplace);
   else return undefined;
   const record = readPosterior(options.out);
-  return record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);
+  const posterior = record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);
+  return { posterior, diverged };
 }
+
+/** A temperature's metrics, or the step at which a chain left the finite numbers there. */
+export type SweepRow = { temperature: number } & (EvaluateJson | { diverged: number });
 
 /** What each temperature of `--temperature-sweep` measures; the run's own posterior is made after it. */
 export async function temperatureSweep(
   context: PhaseContext,
   measureIt: (posterior: Posterior, what: string) => Promise<EvaluateJson>,
-): Promise<({ temperature: number } & EvaluateJson)[] | undefined> {
-  const { sweep } = context.options;
-  if (!sweep) return undefined;
-  const rows = [];
-  for (const temperature of sweep) {
-    const posterior = await posteriorPhase({ ...context, options: atTemperature(context.options, temperature) });
-    if (posterior) rows.push({ temperature, ...(await measureIt(posterior, `at temperature ${temperature}`)) });
+): Promise<SweepRow[] | undefined> {
+  const { options, out } = context;
+  if (!options.sweep) return undefined;
+  const rows: SweepRow[] = [];
+  for (const temperature of options.sweep) {
+    const phase = await posteriorPhase({ ...context, options: atTemperature(options, temperature) }).catch(
+      (error: unknown) => {
+        if (error instanceof DivergedError) return { posterior: undefined, diverged: error };
+        throw error;
+      },
+    );
+    if (phase?.diverged) {
+      out.warning(`at temperature ${temperature}: ${phase.diverged.message}`);
+      rows.push({ temperature, diverged: phase.diverged.step });
+    } else if (phase?.posterior) {
+      rows.push({ temperature, ...(await measureIt(phase.posterior, `at temperature ${temperature}`)) });
+    }
   }
   return rows;
 }
 
-/** Chains of SGLD or SGHMC, their draws and their trace. */
-async function sampling({ target, data, options, out }: PhaseContext, sampler: SamplerOptions): Promise<void> {
+/** A draw without its numbers, which are on disk. */
+type Watched = Omit<TrajectoryDraw, "values">;
+
+/** Chains of SGLD or SGHMC, their draws and their trace. What ended them early, if anything did; thrown where it left none. */
+async function sampling(
+  { model, target, data, options, out }: PhaseContext,
+  sampler: SamplerOptions,
+): Promise<DivergedError | undefined> {
   const { method, members, seed } = options;
   const { groups, lr, temperature, likelihoodTemperature, burnIn, thin, chains, friction } = sampler;
   const slices = sampledSlices(target, groups);
@@ -81,11 +112,12 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
   // p(X|θ)^(1/T)·p(θ) is the posterior of N/T terms with the same mean: the prior weighs T times as much beside each.
   const tempered = { ...target, N: target.N / likelihoodTemperature };
   const settings = { lr, N: tempered.N, temperature };
-  // A step of the head alone costs so little that it may see all of the data: the noise of small batches heats the chain.
+  // A step of the head alone on vectors that are kept costs so little that it may see all of the data: the noise of small
+  // batches heats the chain.
   const headOnly = slices.every((slice) => slice.groups[0] === "head");
-  const batch = headOnly ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
+  const batch = headOnly && featuresFit(model, data.length) ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
   const bar = out.progress("sampling", members);
-  const trace: TrajectoryDraw[] = [];
+  const trace: Watched[] = [];
   const path = new Path(chains, thin * Math.ceil(members / chains), batch >= data.length);
   let diverged: DivergedError | undefined;
   try {
@@ -103,8 +135,9 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
       watch: (chain, watched) => path.add(chain, watched),
     })) {
       if (trace.length >= members) break;
-      writer.add(draw.values);
-      trace.push(draw);
+      const { values, ...watched } = draw;
+      writer.add(values);
+      trace.push(watched);
       bar.update(trace.length);
     }
     if (out.io.signal.aborted) {
@@ -114,7 +147,7 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
     }
   } catch (error) {
     if (!(error instanceof DivergedError)) throw error;
-    const at = `sampling: step ${error.step} of chain ${trace.at(-1)?.chain ?? 0} (counted from 0) is not finite`;
+    const at = `sampling: step ${error.step} of chain ${error.chain ?? 0} (counted from 0) is not finite`;
     const kept = trace.length > 0 ? `The ${trace.length} draws before it are kept in posterior/. ` : "";
     diverged = new DivergedError(`${at} (first in ${error.operation}). ${kept}Take a smaller --sample-lr.`, error.step, error.operation); // biome-ignore format: one sentence
     if (trace.length === 0) throw diverged;
@@ -132,8 +165,24 @@ async function sampling({ target, data, options, out }: PhaseContext, sampler: S
   }
   const made = { draws: trace.length, seed, diagnostics, ...(diverged ? { divergedAt: diverged.step } : {}) };
   writer.finish(method, { ...sampler, batch, ...made });
-  if (diverged) throw diverged;
+  if (!headOnly) await lookAtDraws({ model, data, options, out }, groups);
+  return diverged;
 }
+
+/** Warns where draws of more than the head leave other features than the mode has. */
+async function lookAtDraws(
+  { model, data, options, out }: Pick<PhaseContext, "model" | "data" | "options" | "out">,
+  groups: readonly string[],
+): Promise<void> {
+  const record = readPosterior(options.out);
+  if (!record) return;
+  const draws = storedDraws(options.out, record, model.theta, Math.min(4, record.members.length));
+  const warning = volumeWarning(await featureCosine(model, draws, packBatch(data.slice(0, SENTENCES))), groups);
+  if (warning !== undefined) out.warning(`--sample: ${warning}`);
+}
+
+/** Sentences that say whether draws keep the features. */
+const SENTENCES = 16;
 
 /** Examples to a step of the head alone. */
 const MOST_AT_ONCE = 1024;
@@ -187,7 +236,7 @@ class Path {
 }
 
 /** `chain,draw,variable,value`: what is watched of each draw, in the form that other tools read. */
-export function traceCsv(trace: readonly TrajectoryDraw[]): string {
+export function traceCsv(trace: readonly Watched[]): string {
   const lines = trace.flatMap(({ chain, draw, functionals }) =>
     Object.entries(functionals).map(([variable, value]) => `${chain},${draw},${variable},${value}`),
   );

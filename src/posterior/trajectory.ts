@@ -5,7 +5,7 @@
  */
 import { type Slice, valueFor } from "../autograd/index.ts";
 import type { Example, PackedBatch } from "../data/batches.ts";
-import { InputError } from "../errors.ts";
+import { DivergedError, InputError } from "../errors.ts";
 import { streamKey } from "../random.ts";
 import { Trainer } from "../train/fit.ts";
 import type { LogPosterior } from "../train/objective.ts";
@@ -56,8 +56,8 @@ export interface TrajectoryDraw {
 
 /**
  * Runs the chains one after the other and gives their draws as they come. θ and what is frozen are afterwards what they
- * were. Throws InputError for an option out of range; DivergedError where a chain left the finite numbers, after the
- * draws before it were given.
+ * were. Throws InputError for an option out of range; DivergedError, with its chain, where one left the finite numbers,
+ * after the draws before it were given.
  */
 export async function* trajectory<B = PackedBatch>(
   target: LogPosterior<B>,
@@ -114,6 +114,9 @@ export async function* trajectory<B = PackedBatch>(
           yield { chain, draw: draw++, step, values, functionals };
           if (draw === draws) break;
         }
+      } catch (error) {
+        if (error instanceof DivergedError) error.chain = chain;
+        throw error;
       } finally {
         trainer.dispose();
       }

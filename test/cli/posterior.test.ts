@@ -72,8 +72,12 @@ describe("a run of a sampler", () => {
   });
 
   test("by SGHMC, of the groups that are named", async () => {
-    const { code } = await run(finetune("sghmc", "--method", "sghmc", "--sample", "head,pooler", "--chains", "1"));
+    const { code, stderr } = await run(
+      finetune("sghmc", "--method", "sghmc", "--sample", "head,pooler", "--chains", "1", "--temperature", "1000"),
+    );
     expect(code).toBe(0);
+    // So hot that the pooler, whose weights are of the order of .2, is another after a few steps.
+    expect(stderr).toContain("warning: --sample: draws of head, pooler do not keep the features");
     // One chain: an effective size, and no R-hat; batches of 8 of 28 say nothing of the data's likelihood.
     const { diagnostics } = json(at("sghmc/posterior/posterior.json")).settings;
     expect(Object.keys(diagnostics)).toEqual(["logPrior"]);
@@ -149,7 +153,7 @@ describe("a run of a sampler", () => {
   });
 });
 
-test("a sampler that diverges is stopped, its step named, the draws before it kept", async () => {
+test("a sampler that diverges is stopped, its step named; the run is that of the draws before it", async () => {
   const flags = [
     "--method",
     "sgld",
@@ -165,14 +169,21 @@ test("a sampler that diverges is stopped, its step named, the draws before it ke
     "1",
   ];
   const base = ["finetune", "--model", model, "--train", train, "--out", at("wild"), "--epochs", "1", "--batch", "8"];
-  const { code, stderr } = await run([...base, ...flags]);
+  const { code, stderr } = await run([...base, ...flags, "--temperature-sweep", "0.5,1"]);
   expect(code).toBe(2);
-  const [, step, kept] = /sampling: step (\d+) of chain 0 .* The (\d+) draws before it are kept/.exec(stderr) ?? [];
+  const [, step, kept] = /^sampling: step (\d+) of chain 0 .* The (\d+) draws before it are kept/m.exec(stderr) ?? [];
   expect(Number(kept)).toBe(Number(step) - 1);
   expect(Number(kept)).toBeGreaterThan(2);
   const record = json(at("wild/posterior/posterior.json"));
   expect([record.members.length, record.settings.divergedAt]).toEqual([Number(kept), Number(step)]);
-  expect(json(at("wild/run.json")).finished).toBe(false);
+  const { finished, temperatures } = json(at("wild/run.json"));
+  expect(finished).toBe(true);
+  expect(temperatures).toEqual([
+    { temperature: 0.5, diverged: expect.any(Number) },
+    { temperature: 1, diverged: Number(step) },
+  ]);
+  const again = await run(["evaluate", "--run", at("wild"), "--data", train, "--json"]);
+  expect(JSON.parse(again.stdout)).toMatchObject({ ...json(at("wild/metrics.json")), members: Number(kept) });
 });
 
 describe("refused with a sentence", () => {

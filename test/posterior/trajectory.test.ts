@@ -64,6 +64,13 @@ describe("a trajectory", () => {
     expect(a.draws[0]!.functionals).toHaveProperty(["distance.layer.0"]);
   });
 
+  test("that leaves the finite numbers says in which chain", async () => {
+    let made = 0;
+    // The second chain's burn-in: no draw of it was given.
+    const sampler = (seed: number) => sgld({ lr: made++ === 0 ? 1e-2 : 1e30, N: 32, seed });
+    await expect(chains({ draws: 2, burnIn: 5, chains: 3, sampler })).rejects.toMatchObject({ chain: 1 });
+  });
+
   test("draws from the sampling part of each cycle", async () => {
     const cycle = { length: 8, exploration: 0.5 };
     const { draws } = await chains({

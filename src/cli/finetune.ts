@@ -20,7 +20,7 @@ import type { Io } from "./io.ts";
 import { type EvaluateJson, measure, posteriorOf } from "./measure.ts";
 import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
-import { checkPhase, posteriorPhase, temperatureSweep } from "./posterior-phase.ts";
+import { checkPhase, hasPhase, posteriorPhase, temperatureSweep } from "./posterior-phase.ts";
 import { priorFile } from "./prior-choice.ts";
 import { checkPrior } from "./prior-file.ts";
 import { StepProfile } from "./profile.ts";
@@ -142,7 +142,7 @@ async function train(
   const measureOn = (what: string, ifInterrupted?: string) => measureOf(model, what, ifInterrupted);
   const profile = options.profile ? await StepProfile.begin(engine.gpu, out) : undefined;
   const target = logPosterior(model, prior, { N: data.train.length });
-  checkPhase(target, options);
+  checkPhase({ model, target, data: data.train, options });
   const training = new Training(target, data.train, {
     folder: options.out,
     out,
@@ -179,6 +179,8 @@ async function train(
   // What the optimiser kept is not needed any more, and the phase may train a model of its own.
   training.dispose();
   const phase = { model, target, data: data.train, options, out, reload, measure: measureOf };
+  // What the phase begins with is to remove the members that made a finished run whole.
+  if (earlier?.finished && hasPhase(options)) writeRun(options.out, record);
   const temperatures = await temperatureSweep(phase, (posterior, what) =>
     measure(posterior, examples, { what, out, ifInterrupted: RESUME }),
   );

@@ -4,6 +4,7 @@
  */
 import { valueFor } from "../autograd/index.ts";
 import type { Example } from "../data/batches.ts";
+import { inert } from "../data/text.ts";
 import { InputError, InterruptedError } from "../errors.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
 import {
@@ -37,6 +38,9 @@ export interface EvaluateJson {
 
 export const PREDICT_BATCH = 32;
 
+/** Methods whose runs predict with the members in posterior/. */
+const KEEPS_MEMBERS: readonly string[] = ["sgld", "sghmc", "swag", "ensemble", "rank-one", "laplace"];
+
 /** Sequences at once, for the commands that only predict. */
 export function batchOption(raw: RawFlags): number {
   return wholeValue("--batch", textFlag(raw, "batch") ?? String(PREDICT_BATCH), { min: 1, max: 65_535, example: "32" });
@@ -53,7 +57,10 @@ export function posteriorOf(
   return method === "dropout" && members > 1 ? dropoutMembers(model, { S: members, seed }) : pointEstimate(model);
 }
 
-/** How a folder predicts: as its run.json says, one member where there is none. InputError: members that it lacks. */
+/**
+ * How a folder predicts: as its run.json says, one member where there is none. InputError: more members than it has, or none
+ * where its method keeps some.
+ */
 export function posteriorOfRun(
   model: BertForSequenceClassification,
   { path, run }: { path: string; run: RunRecord | undefined },
@@ -62,6 +69,11 @@ export function posteriorOfRun(
   const method = typeof run?.options.method === "string" ? run.options.method : "map";
   const stored = readPosterior(path);
   if (stored) return thetaMembers(model, storedDraws(path, stored, model.theta, asked));
+  if (KEEPS_MEMBERS.includes(method)) {
+    throw new InputError(
+      `--run ${inert(path)}: a run of --method ${method} without its members (no posterior/posterior.json): model.safetensors alone would answer as another method's. Restore the folder, draw anew with --resume, or train again.`,
+    );
+  }
   if (method !== "dropout") {
     if (asked !== undefined && asked > 1) {
       const what =

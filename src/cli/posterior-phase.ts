@@ -11,6 +11,7 @@ import {
   anchoredSlices,
   type Diagnosis,
   diagnose,
+  expectLaplace,
   featureCosine,
   type Posterior,
   pointEstimate,
@@ -42,9 +43,16 @@ export interface PhaseContext extends ModeContext {
 }
 
 /** Throws InputError for what the phase would refuse: before anything is trained or written. */
-export function checkPhase<B>(target: LogPosterior<B>, { sampler, ensemble }: FinetuneOptions): void {
+export function checkPhase({ model, target, data, options }: Omit<PhaseContext, "reload" | "measure" | "out">): void {
+  const { sampler, ensemble, laplace } = options;
   if (sampler) sampledSlices(target, sampler.groups);
   if (ensemble?.anchored) anchoredSlices(target, ensemble.anchored);
+  if (laplace) expectLaplace(model, target.prior, packBatch(data.slice(0, 1)), laplace);
+}
+
+/** Whether the method has a phase. */
+export function hasPhase({ sampler, swag, ensemble, rankOne, laplace }: FinetuneOptions): boolean {
+  return [sampler, swag, ensemble, rankOne, laplace].some((flags) => flags !== undefined);
 }
 
 /** What the run predicts with from now on. */

@@ -62,10 +62,10 @@ export interface Folder {
 export function openModelFolder(flag: string, path: string): Folder {
   checkFolder(flag, path);
   const run = readRun(path);
-  if (run !== undefined && !run.finished && !fs.existsSync(`${path}/model.safetensors`)) {
-    throw new InputError(
-      `${flag} ${inert(path)}: this run is not finished (no model.safetensors yet). Finish it with --resume first.`,
-    );
+  if (run !== undefined && !run.finished) {
+    // With weights it was interrupted while it was saved, or drawn anew: they may be of a posterior that is half gone.
+    const missing = fs.existsSync(`${path}/model.safetensors`) ? "" : " (no model.safetensors yet)";
+    throw new InputError(`${flag} ${inert(path)}: this run is not finished${missing}. Finish it with --resume first.`);
   }
   const checkpoint = openFolder(path);
   try {

@@ -12,7 +12,7 @@ import {
 } from "./curvature.ts";
 import { readSlices } from "./draws.ts";
 import type { Ggn, GgnOptions } from "./ggn.ts";
-import { type LastLayer, type LogitModel, readLastLayer } from "./layers.ts";
+import { type LastLayer, type LinearLayer, type LogitModel, readLastLayer } from "./layers.ts";
 import { expectRoom } from "./room.ts";
 
 /** H over the batches; see `ggn`. */
@@ -24,10 +24,7 @@ export async function lastLayerGgn<B>(model: LogitModel<B>, batches: readonly B[
     const layer = await readLastLayer(model, batch);
     const { shape } = layer;
     if (!sums) {
-      if (model.theta.isFrozen(layer.weight)) {
-        throw new InputError(`laplace: the last layer (${layer.weight.key}) is frozen. Choose groups that learn.`);
-      }
-      expectRoom(structure, [shape], options);
+      expectLayer(model, layer, options);
       const m = width(shape);
       // full: H. diagonal: its diagonal as one row. kronecker: G in H's place.
       const rows = structure === "full" ? parametersOf(shape) : structure === "diagonal" ? 1 : shape.outputs;
@@ -49,6 +46,18 @@ export async function lastLayerGgn<B>(model: LogitModel<B>, batches: readonly B[
   const slices = bias ? [weight, bias] : [weight];
   const center = [await readSlices(model.theta, slices)];
   return { structure, blocks: [{ slices, curvature, layer: shape }], center, n: examples, lastLayer: true, left: [] };
+}
+
+/** Throws InputError: the layer is frozen, or its H has no room. */
+export function expectLayer<B>(
+  { theta }: Pick<LogitModel<B>, "theta">,
+  { weight, shape }: LinearLayer,
+  { structure, maxBytes }: Pick<GgnOptions, "structure" | "maxBytes">,
+): void {
+  if (theta.isFrozen(weight)) {
+    throw new InputError(`laplace: the last layer (${weight.key}) is frozen. Choose groups that learn.`);
+  }
+  expectRoom(structure, [shape], { maxBytes });
 }
 
 /** Adds one example's (J_outᵀ (diag p − ppᵀ) J_out) ⊗ x̃x̃ᵀ, as far as the structure keeps it; lower triangles. */

@@ -41,6 +41,7 @@ export {
 } from "./evidence.ts";
 export { type Block, type Ggn, type GgnOptions, ggn } from "./ggn.ts";
 export {
+  expectLaplace,
   type Laplace,
   type LaplaceOptions,
   laplace,

@@ -16,7 +16,9 @@ import { Stream } from "../random.ts";
 import { expectIsotropic, type Prior } from "../train/prior.ts";
 import type { BlockGaussian } from "./curvature.ts";
 import { type Draws, readSlices, type ThetaClassifier, thetaMembers } from "./draws.ts";
-import type { Block, Ggn } from "./ggn.ts";
+import type { Block, Ggn, GgnOptions } from "./ggn.ts";
+import { expectLayer } from "./ggn-last.ts";
+import { type LogitModel, layersOf } from "./layers.ts";
 import type { Posterior } from "./posterior.ts";
 import { featureCosine, volumeWarning } from "./volume.ts";
 
@@ -78,6 +80,28 @@ export function laplace(ggn: Ggn, prior: Pick<Prior, "precision" | "density">, o
 }
 
 /**
+ * Throws InputError for what `ggn` of the last layer and `laplace` under a proper prior would refuse, before a pass over
+ * the data: from one forward of `batch`.
+ */
+export function expectLaplace<B>(
+  model: LogitModel<B>,
+  prior: Pick<Prior, "precision" | "density">,
+  batch: B,
+  options: Pick<GgnOptions, "structure" | "maxBytes">,
+): void {
+  const last = layersOf(model, batch).layers.at(-1);
+  if (!last) throw new Error("laplace: the model has no linear layer");
+  expectLayer(model, last, options);
+  const { weight, bias } = last;
+  const slices = bias ? [weight, bias] : [weight];
+  const diagonal = prior.density?.name === "diagonal" && slices.every((slice) => prior.density?.covers(slice));
+  if (precisionOf({ slices }, diagonal ? { ...prior, density: undefined } : prior, {}) > 0) return;
+  throw new InputError(
+    `laplace: ${groupOf({ slices })} has a flat prior, and the likelihood alone leaves directions free. Give it a precision above 0.`,
+  );
+}
+
+/**
  * t of every block under a prior with a precision for every parameter (`diagonalPrior`), for `laplace`: undefined where it
  * has one for all of them. Throws InputError for a prior that is no Gaussian, or whose precision is no diagonal.
  */
@@ -102,7 +126,7 @@ export function groupOf({ slices: [slice] }: Pick<Block, "slices">): string {
 }
 
 function precisionOf(
-  block: Block,
+  block: Pick<Block, "slices">,
   prior: Pick<Prior, "precision" | "density">,
   own: Readonly<Record<string, number>>,
 ): number {

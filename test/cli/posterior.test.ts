@@ -1,5 +1,5 @@
 /** @file Runs that keep many θ: what their folder holds, that predict and evaluate use them, and what is refused. */
-import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parseSafetensors, writeSafetensors } from "../../src/model/safetensors.ts";
@@ -135,21 +135,29 @@ describe("a run of a sampler", () => {
 
   test("interrupted while it samples, is not finished; --resume samples anew and ends as if nothing had been", async () => {
     const command = finetune("cut", "--method", "sgld");
-    let seen = false;
-    const cut = await run(command, {
-      onStderr: (text, interrupt) => {
-        if (!text.includes("sampling") || seen) return;
-        seen = true;
-        interrupt();
-      },
-    });
-    expect([seen, cut.code]).toEqual([true, 130]);
+    const interrupted = async (...more: string[]) => {
+      let seen = false;
+      const cut = await run([...command, ...more], {
+        onStderr: (text, interrupt) => {
+          if (!text.includes("sampling") || seen) return;
+          seen = true;
+          interrupt();
+        },
+      });
+      expect([seen, cut.code]).toEqual([true, 130]);
+      return cut;
+    };
+    const cut = await interrupted();
     expect(cut.stderr).toContain("--resume to sample anew");
     expect(json(at("cut/run.json")).finished).toBe(false);
     expect((await run([...command, "--resume"])).code).toBe(0);
     for (const name of readdirSync(at("sgld/posterior"))) {
       expect(readFileSync(at(`cut/posterior/${name}`)), name).toEqual(readFileSync(at(`sgld/posterior/${name}`)));
     }
+    // A finished run that is drawn anew is not finished meanwhile, although it has weights.
+    await interrupted("--resume");
+    const unfinished = await evaluate("cut");
+    expect([unfinished.code, unfinished.stderr]).toEqual([2, expect.stringContaining("this run is not finished")]);
   });
 });
 
@@ -194,6 +202,12 @@ describe("refused with a sentence", () => {
     ["a group that is not there", ["--method", "sgld", "--sample", "haed"], "Did you mean head?"],
     ["a step of 0", ["--method", "sgld", "--sample-lr", "0"], "--sample-lr 0"],
     ["a flat prior", ["--method", "sgld", "--prior-precision", "head=0"], "has a flat prior"],
+    [
+      "Laplace on a flat head",
+      ["--method", "laplace", "--prior-precision", "head=0"],
+      "laplace: head has a flat prior",
+    ],
+    ["Laplace under another density", ["--method", "laplace", "--prior", "laplace"], "the prior of head is laplace"],
   ];
   test.each(cases)("%s", async (_, flags, sentence) => {
     const base = [
@@ -212,6 +226,14 @@ describe("refused with a sentence", () => {
     const { code, stderr } = await run([...base, ...flags]);
     expect(stderr).toContain(sentence);
     expect(code).toBe(2);
+    expect(existsSync(at("never"))).toBe(false);
+  });
+
+  test("members that are gone, where a single θ would answer for them", async () => {
+    cpSync(at("sgld"), at("gone"), { recursive: true });
+    rmSync(at("gone/posterior/posterior.json"));
+    const { code, stderr } = await evaluate("gone");
+    expect([code, stderr]).toEqual([2, expect.stringContaining("a run of --method sgld without its members")]);
   });
 
   test("more members than the run holds", async () => {

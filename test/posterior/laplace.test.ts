@@ -6,7 +6,14 @@ import { type Example, type PackedBatch, packBatch } from "../../src/data/batche
 import { fromHost } from "../../src/kernels/index.ts";
 import { placeOf, type Structure } from "../../src/posterior/curvature.ts";
 import { type Block, type Ggn, type GgnOptions, ggn } from "../../src/posterior/ggn.ts";
-import { type Laplace, laplace, laplaceDraws, monteCarlo, priorShapes } from "../../src/posterior/laplace.ts";
+import {
+  expectLaplace,
+  type Laplace,
+  laplace,
+  laplaceDraws,
+  monteCarlo,
+  priorShapes,
+} from "../../src/posterior/laplace.ts";
 import { gaussianLogits, linearised, probit, probitLogits } from "../../src/posterior/linearised.ts";
 import { predict } from "../../src/posterior/posterior.ts";
 import { gaussianPrior } from "../../src/train/prior.ts";
@@ -317,6 +324,32 @@ describe("the posterior", () => {
       prior.dispose();
       flat.dispose();
     });
+  });
+});
+
+test("what would be refused after a pass is refused from one forward: memory, a head at rest, another prior, a flat one", async () => {
+  await withNet(3, async (model) => {
+    const [first] = BATCHES as [PackedBatch];
+    const full = { structure: "full" } as const;
+    const proper = { encoder: { precision: 1 }, head: { precision: 2 } };
+    const prior = gaussianPrior(model, proper);
+    expect(() => expectLaplace(model, prior, first, full)).not.toThrow();
+    // 18 parameters: 24 · 18² bytes.
+    expect(() => expectLaplace(model, prior, first, { ...full, maxBytes: 24 * 18 ** 2 })).not.toThrow();
+    expect(() => expectLaplace(model, prior, first, { ...full, maxBytes: 24 * 18 ** 2 - 1 })).toThrow(
+      /full over 18 parameters takes/,
+    );
+    model.theta.freeze(({ key }) => key === "w2");
+    expect(() => expectLaplace(model, prior, first, full)).toThrow(/the last layer \(w2\) is frozen/);
+    model.theta.freeze(() => false);
+    const flat = gaussianPrior(model, { ...proper, head: { precision: 0 } });
+    expect(() => expectLaplace(model, flat, first, full)).toThrow(/head has a flat prior/);
+    const shaped = laplacePrior(model, proper);
+    expect(() => expectLaplace(model, shaped, first, full)).toThrow(/the prior of head is laplace/);
+    const tau = new Map(HEAD.map((key) => [key, new Float32Array(model.theta.layout.parameter(key).size).fill(0.5)]));
+    const diagonal = diagonalPrior(model, proper, tau);
+    expect(() => expectLaplace(model, diagonal, first, full)).not.toThrow();
+    for (const made of [prior, flat, shaped, diagonal]) made.dispose();
   });
 });
 

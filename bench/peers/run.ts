@@ -13,6 +13,7 @@ import { text, writeTable } from "./markdown.ts";
 import { compare, type Entry, measure, type Row } from "./measure.ts";
 import { type Peer, type Prepared, Refusal, type Task } from "./peer.ts";
 import { openPriorwork } from "./priorwork.ts";
+import { restOnlyOn } from "./rest.ts";
 import { tasks } from "./tasks.ts";
 
 const LEAST_ROUNDS = 9;
@@ -46,6 +47,7 @@ const alive = setInterval(() => {}, 1000);
 
 const gpu = await openGpu();
 note(`adapter: ${adapterText(gpu.adapter)}`);
+restOnlyOn(gpu.adapter.kind);
 // After openGpu, which may load a Vulkan of its own. Reachable until the end: Dawn must outlive its devices.
 Object.assign(globalThis, globals);
 const dawn = create([]);

@@ -20,7 +20,7 @@ import type { Io } from "./io.ts";
 import { type EvaluateJson, measure, posteriorOf } from "./measure.ts";
 import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
-import { checkPhase, hasPhase, posteriorPhase, temperatureSweep } from "./posterior-phase.ts";
+import { checkPhase, hasPhase, type PhaseContext, posteriorPhase, temperatureSweep } from "./posterior-phase.ts";
 import { priorFile } from "./prior-choice.ts";
 import { checkPrior } from "./prior-file.ts";
 import { StepProfile } from "./profile.ts";
@@ -178,13 +178,23 @@ async function train(
   }
   // What the optimiser kept is not needed any more, and the phase may train a model of its own.
   training.dispose();
-  const phase = { model, target, data: data.train, options, out, reload, measure: measureOf };
+  const phase: PhaseContext = {
+    model,
+    target,
+    data: data.train,
+    options,
+    out,
+    reload,
+    measure: measureOf,
+    found: options.sweep && {},
+  };
   // What the phase begins with is to remove the members that made a finished run whole.
   if (earlier?.finished && hasPhase(options)) writeRun(options.out, record);
   const temperatures = await temperatureSweep(phase, (posterior, what) =>
     measure(posterior, examples, { what, out, ifInterrupted: RESUME }),
   );
   const made = await posteriorPhase(phase);
+  phase.found?.swag?.dispose();
   const after = "after training";
   const measured = made
     ? await measure(made.posterior, examples, { what: after, out, ifInterrupted: RESUME })

@@ -5,7 +5,7 @@
  */
 import { packBatch } from "../data/batches.ts";
 import { InterruptedError } from "../errors.ts";
-import { ggn, laplace, laplaceDraws, priorShapes } from "../posterior/index.ts";
+import { type Ggn, ggn, laplace, laplaceDraws, priorShapes } from "../posterior/index.ts";
 import type { LaplaceFlags } from "./method-options.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
@@ -15,13 +15,26 @@ const BATCH = 32;
 
 /** One pass over the training table, then draws, written to the run's posterior. */
 export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): Promise<void> {
-  const { model, target, data, options, out } = context;
+  const { model, target, options, found } = context;
   const { structure, temperature, likelihoodTemperature } = flags;
   const { members, seed } = options;
+  const curvature = found?.curvature ?? (await curvatureOf(context, flags));
+  if (found) found.curvature = curvature;
+  const shapes = await priorShapes(curvature, target.prior, model.theta);
+  const state = laplace(curvature, target.prior, { temperature, likelihoodTemperature, shapes });
+  const draws = laplaceDraws(state, { S: members, seed });
+  const writer = new PosteriorWriter(options.out, draws.slices);
+  for (let s = 0; s < members; s++) writer.add(await draws.read(s));
+  const precisions = [...state.precisions];
+  writer.finish("laplace", { structure, temperature, likelihoodTemperature, precisions, n: curvature.n, draws: members, seed }); // biome-ignore format: one record
+}
+
+function curvatureOf({ model, data, options, out }: PhaseContext, { structure }: LaplaceFlags): Promise<Ggn> {
+  const { seed } = options;
   const count = Math.ceil(data.length / BATCH);
   const batches = Array.from({ length: count }, (_, i) => packBatch(data.slice(BATCH * i, BATCH * (i + 1))));
   const bar = out.progress("curvature", count);
-  const curvature = await ggn(model, batches, {
+  return ggn(model, batches, {
     structure,
     seed,
     progress: (done) => {
@@ -30,11 +43,4 @@ export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): 
         throw new InterruptedError(`interrupted (curvature). Run the same command with --resume to go on.`);
     },
   }).finally(() => out.end());
-  const shapes = await priorShapes(curvature, target.prior, model.theta);
-  const state = laplace(curvature, target.prior, { temperature, likelihoodTemperature, shapes });
-  const draws = laplaceDraws(state, { S: members, seed });
-  const writer = new PosteriorWriter(options.out, draws.slices);
-  for (let s = 0; s < members; s++) writer.add(await draws.read(s));
-  const precisions = [...state.precisions];
-  writer.finish("laplace", { structure, temperature, likelihoodTemperature, precisions, n: curvature.n, draws: members, seed }); // biome-ignore format: one record
 }

@@ -13,8 +13,10 @@ import {
   diagnose,
   expectLaplace,
   featureCosine,
+  type Ggn,
   type Posterior,
   pointEstimate,
+  type Swag,
   sampledSlices,
   sghmc,
   sgld,
@@ -40,6 +42,8 @@ export interface PhaseContext extends ModeContext {
   /** The run's own model, at its mode. */
   model: LoadedClassifier;
   target: LogPosterior<PackedBatch>;
+  /** Where several temperatures are drawn: what does not depend on them, found by the first and kept. */
+  found?: { curvature?: Ggn; swag?: Swag } | undefined;
 }
 
 /** Throws InputError for what the phase would refuse: before anything is trained or written. */

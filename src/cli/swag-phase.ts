@@ -15,7 +15,7 @@ const RESUME = "Run the same command with --resume to draw anew.";
 
 /** Draws, written to the run's posterior. θ is afterwards the run's own. */
 export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promise<void> {
-  const { model, target, data, options, out } = context;
+  const { model, target, data, options, out, found } = context;
   const { members, seed, batch, accumulate } = options;
   const { points, rank, temperature, modes } = flags;
   const every = flags.every ?? Math.ceil(data.length / (batch * accumulate));
@@ -24,6 +24,26 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
   const slices = theta.layout.slices.filter((slice) => !theta.isFrozen(slice));
   const writer = new PosteriorWriter(options.out, slices);
   const own = await readSlices(theta, slices);
+  // One path may stay for the next temperature; several hold too much and are walked anew.
+  const kept = modes === 1 ? found : undefined;
+  const walk = (name: string, seed: number) => {
+    const bar = out.progress(name, points);
+    return swag(target, data, {
+      optimizer,
+      points,
+      every,
+      rank,
+      batch,
+      accumulate,
+      clip,
+      dropout,
+      mixout,
+      seed,
+      signal: out.io.signal,
+      progress: (done) => bar.update(done),
+      warn: () => {}, // said when the run began
+    }).finally(() => out.end());
+  };
   try {
     for (let mode = 0; mode < modes; mode++) {
       const name = modes === 1 ? "SWAG" : `SWAG ${mode + 1} of ${modes}`;
@@ -31,32 +51,18 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
         const what = `training mode ${mode + 1} of ${modes}`;
         writeSlices(theta, slices, await anotherMode(context, { seed: seed + mode, what, ifInterrupted: RESUME }));
       }
-      const bar = out.progress(name, points);
-      const found = await swag(target, data, {
-        optimizer,
-        points,
-        every,
-        rank,
-        batch,
-        accumulate,
-        clip,
-        dropout,
-        mixout,
-        seed: seed + mode,
-        signal: out.io.signal,
-        progress: (done) => bar.update(done),
-        warn: () => {}, // said when the run began
-      }).finally(() => out.end());
+      const path = kept?.swag ?? (await walk(name, seed + mode));
+      if (kept) kept.swag = path;
       try {
         if (out.io.signal.aborted)
-          throw new InterruptedError(`interrupted (${name}, ${found.points} of ${points} points). ${RESUME}`);
+          throw new InterruptedError(`interrupted (${name}, ${path.points} of ${points} points). ${RESUME}`);
         // The members shared out among the modes, the first ones taking one more where it does not come out even.
         const share = Math.floor(members / modes) + (mode < members % modes ? 1 : 0);
         if (share === 0) continue;
-        const draws = found.draws(share, { seed: streamKey(seed, "swag", mode)[0], temperature });
+        const draws = path.draws(share, { seed: streamKey(seed, "swag", mode)[0], temperature });
         for (let s = 0; s < share; s++) writer.add(await draws.read(s));
       } finally {
-        found.dispose();
+        if (path !== kept?.swag) path.dispose();
       }
     }
   } finally {

@@ -102,6 +102,22 @@ describe("a run of a sampler", () => {
     expect(JSON.parse((await evaluate("swag")).stdout)).toMatchObject(json(at("swag/metrics.json")));
   });
 
+  test("by SWAG at several temperatures: one path, an epoch of accumulated steps a point", async () => {
+    const more = ["--method", "swag", "--points", "2", "--rank", "1", "--accumulate", "2"];
+    const command = (out: string, ...flags: string[]) =>
+      finetune(out, ...more, ...flags).filter((word, i, all) => !/--(burn-in|thin)/.test(`${word} ${all[i - 1]}`));
+    const { code, stdout, stderr } = await run(command("swags", "--temperature-sweep", "0.1,100"));
+    expect(code).toBe(0);
+    expect(stderr.match(/^SWAG 2\/2/gm)).toHaveLength(1);
+    const { temperatures, metrics } = JSON.parse(stdout);
+    expect(new Set([...temperatures, metrics].map(({ nll }) => nll)).size).toBe(3);
+    // 28 rows in batches of 8, two to a step.
+    expect(json(at("swags/posterior/posterior.json")).settings).toMatchObject({ every: 2, temperature: 1 });
+    // What was kept for the sweep draws what a path of its own would.
+    expect((await run(command("swagged"))).code).toBe(0);
+    expect(json(at("swags/posterior/posterior.json"))).toEqual(json(at("swagged/posterior/posterior.json")));
+  });
+
   test("by Laplace: draws of the last layer around the mode", async () => {
     const base = [
       "finetune",
@@ -118,8 +134,10 @@ describe("a run of a sampler", () => {
     ];
     const flags = ["--batch", "8", "--seed", "3", "--lr", "1e-3", "--method", "laplace", "--members", "7"];
     const sweep = ["--likelihood-temperature", "2", "--temperature-sweep", "0.1,100", "--json"];
-    const { code, stdout } = await run([...base, ...flags, ...sweep]);
+    const { code, stdout, stderr } = await run([...base, ...flags, ...sweep]);
     expect(code).toBe(0);
+    // One pass for all temperatures.
+    expect(stderr.match(/^curvature 1\/1/gm)).toHaveLength(1);
     // The hotter the posterior, the less its members agree.
     const { temperatures, metrics } = JSON.parse(stdout);
     expect(temperatures.map((row: { temperature: number }) => row.temperature)).toEqual([0.1, 100]);

@@ -111,6 +111,11 @@ describe("a run of a sampler", () => {
     expect(stderr.match(/^SWAG 2\/2/gm)).toHaveLength(1);
     const { temperatures, metrics } = JSON.parse(stdout);
     expect(new Set([...temperatures, metrics].map(({ nll }) => nll)).size).toBe(3);
+    // The colder the posterior, the nearer its members to the mode, which is the MAP run's.
+    const [cold, hot] = temperatures.map(({ nll }: { nll: number }) =>
+      Math.abs(nll - json(at("map/metrics.json")).nll),
+    );
+    expect(10 * cold).toBeLessThan(hot);
     // 28 rows in batches of 8, two to a step.
     expect(json(at("swags/posterior/posterior.json")).settings).toMatchObject({ every: 2, temperature: 1 });
     // What was kept for the sweep draws what a path of its own would.
@@ -138,10 +143,14 @@ describe("a run of a sampler", () => {
     expect(code).toBe(0);
     // One pass for all temperatures.
     expect(stderr.match(/^curvature 1\/1/gm)).toHaveLength(1);
-    // The hotter the posterior, the less its members agree.
     const { temperatures, metrics } = JSON.parse(stdout);
     expect(temperatures.map((row: { temperature: number }) => row.temperature)).toEqual([0.1, 100]);
     expect(new Set([...temperatures, metrics].map(({ nll }) => nll)).size).toBe(3);
+    // The colder the posterior, the nearer its members to the mode, which is the MAP run's.
+    const [cold, hot] = temperatures.map(({ nll }: { nll: number }) =>
+      Math.abs(nll - json(at("map/metrics.json")).nll),
+    );
+    expect(10 * cold).toBeLessThan(hot);
     expect(json(at("laplace/run.json")).temperatures).toEqual(temperatures);
     const record = json(at("laplace/posterior/posterior.json"));
     expect(record).toMatchObject({ method: "laplace", covers: ["classifier.weight", "classifier.bias"] });

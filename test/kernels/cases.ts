@@ -128,6 +128,13 @@ export const CASES: Record<string, (g: Gpu, a: Input) => k.NdArray | Record<stri
     k.langevinUpdate(g, all, STRETCH, status, { ...noisy, friction: 0.1 });
     return { status, theta: all.theta, velocity: all.velocity };
   },
+  rowScale: (g, a) => k.rowScale(g, a(N, C), a(4, C)),
+  rowScaleBackward: (g, a) => k.rowScaleBackward(g, a(N, C), a(N, C), 4),
+  unscale: (g, a) => {
+    const grad = a(LONG);
+    k.unscale(g, grad, [STRETCH], k.createLossScale(g, { scale: 8, good: 0, skipped: 0, last: 0 }));
+    return grad;
+  },
   swagCollect: (g, a) => {
     const [moments, deviation] = [{ mean: a(LONG), m2: a(LONG) }, k.empty(g, [LONG])];
     k.swagCollect(g, a(LONG), moments, deviation, 3);
@@ -135,9 +142,10 @@ export const CASES: Record<string, (g: Gpu, a: Input) => k.NdArray | Record<stri
   },
   swagDraw: (g, a) => {
     const drawn = k.empty(g, [LONG]);
-    const gaussian = { mean: a(LONG), m2: k.unary(g, "square", a(LONG)), points: 4, deviations: [a(LONG), a(LONG)] };
+    const m2 = k.unary(g, "square", a(LONG));
+    const gaussian = { mean: a(LONG), m2, points: 4, deviations: [a(LONG), a(LONG)] };
     k.swagDraw(g, gaussian, drawn, { key: [7, 8], weights: [0.5, -1] });
-    return drawn;
+    return { drawn, m2 };
   },
 };
 

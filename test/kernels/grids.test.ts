@@ -42,8 +42,9 @@ test.each(Object.entries(CASES))("%s gives the same bits over any split", async 
 
 test("every entry point that numbers its workgroups has been split", () => {
   const lanes = gpu().adapter.subgroupSize;
-  const unused =
-    lanes === 4 || lanes === 8 ? ["ceiling"] : ["ceiling", "attention_subgroup", "layernorm_subgroup", "softmax_rows"]; // the bench's
+  const narrow = lanes === 4 || lanes === 8;
+  // The first is the bench's, the second asks for its grid's height, which is a size of what it writes.
+  const unused = ["ceiling", "matmul_pack"].concat(narrow ? [] : ["attention_subgroup", "layernorm_subgroup", "softmax_rows"]); // biome-ignore format: one list
   const entries = [...readShaders()]
     .filter(([shader]) => !unused.includes(shader))
     .flatMap(([shader, source]) =>

@@ -21,6 +21,7 @@ struct P {
 }
 var<immediate> p: P;
 
+override FORM = 0u;  // of `gradient`: 0 diagonal, 1 structured, 2 laplace, 3 student
 const PER = 32u;
 const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
 
@@ -30,37 +31,38 @@ const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loop
 @group(0) @binding(3) var<storage, read> live: array<u32>;             // [blocks], a bit a chunk of 64 vec4
 @group(0) @binding(4) var<storage, read_write> total: array<vec4f>;    // [count / 4]
 @group(0) @binding(5) var<storage, read_write> sums: array<vec4f>;     // [first + threads] (Σg², Σr², Σe, 0)
-@group(0) @binding(6) var<storage, read> tau: array<vec4f>;            // [count / 4]
+@group(0) @binding(6) var<storage, read> tau: array<vec4f>;            // [count / 4], μ where the form has no τ
 
 fn across(v: vec4f) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 
-@compute @workgroup_size(64)
-fn diagonal(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let w = wid.x + wid.y * groups.x;
-  let vectors = p.count / 4u;
-  if (w * 64u * PER >= vectors) { return; }
-  var gg = vec4f();
-  var rr = vec4f();
-  var e = vec4f();
-  var chunks = live[p.block + w];
-  for (var i = 0u; i < PER; i++) {
-    if (chunks == 0u) { break; }
-    let at = (w * PER + firstTrailingBit(chunks)) * 64u + t;
-    chunks &= chunks - 1u;
-    if (at < p.skip / 4u || at >= vectors) { continue; }
-    let g = grad[at];
-    let d = theta[at] - mu[at];
-    let r = p.scale * tau[at] * d;
-    total[at] = g + r;
-    gg += g * g;
-    rr += r * r;
-    e += r * d;
+/// What a vec4 adds: r, the prior's part of ∇J, and e, from which the host has log p.
+struct Part { r: vec4f, e: vec4f }
+
+fn partOf(d: vec4f, at: u32) -> Part {
+  switch FORM {
+    case 1u: {  // structured
+      let own = p.scale * tau[at] * d;
+      return Part(own + total[at], own * d);
+    }
+    case 2u: {  // laplace
+      let r = p.scale * sign(d);
+      return Part(r, r * d);
+    }
+    case 3u: {  // student
+      let x = p.shape * d * d;
+      // log(1 + x) by its series where 1 + x would round x away: the next term is x⁴/4.
+      let e = select(log(1.0 + x), x * (1.0 - x * (0.5 - x / 3.0)), x < vec4f(0.01));
+      return Part(p.scale * d / (1.0 + x), e);
+    }
+    default: {  // diagonal
+      let r = p.scale * tau[at] * d;
+      return Part(r, r * d);
+    }
   }
-  sums[p.first + w * 64u + t] = vec4f(across(gg), across(rr), across(e), 0.0);
 }
 
 @compute @workgroup_size(64)
-fn structured(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn gradient(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let w = wid.x + wid.y * groups.x;
   let vectors = p.count / 4u;
   if (w * 64u * PER >= vectors) { return; }
@@ -74,65 +76,11 @@ fn structured(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups
     chunks &= chunks - 1u;
     if (at < p.skip / 4u || at >= vectors) { continue; }
     let g = grad[at];
-    let d = theta[at] - mu[at];
-    let own = p.scale * tau[at] * d;
-    let r = own + total[at];
-    total[at] = g + r;
+    let own = partOf(theta[at] - mu[at], at);
+    total[at] = g + own.r;
     gg += g * g;
-    rr += r * r;
-    e += own * d;
-  }
-  sums[p.first + w * 64u + t] = vec4f(across(gg), across(rr), across(e), 0.0);
-}
-
-@compute @workgroup_size(64)
-fn laplace(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let w = wid.x + wid.y * groups.x;
-  let vectors = p.count / 4u;
-  if (w * 64u * PER >= vectors) { return; }
-  var gg = vec4f();
-  var rr = vec4f();
-  var e = vec4f();
-  var chunks = live[p.block + w];
-  for (var i = 0u; i < PER; i++) {
-    if (chunks == 0u) { break; }
-    let at = (w * PER + firstTrailingBit(chunks)) * 64u + t;
-    chunks &= chunks - 1u;
-    if (at < p.skip / 4u || at >= vectors) { continue; }
-    let g = grad[at];
-    let d = theta[at] - mu[at];
-    let r = p.scale * sign(d);
-    total[at] = g + r;
-    gg += g * g;
-    rr += r * r;
-    e += r * d;
-  }
-  sums[p.first + w * 64u + t] = vec4f(across(gg), across(rr), across(e), 0.0);
-}
-
-@compute @workgroup_size(64)
-fn student(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let w = wid.x + wid.y * groups.x;
-  let vectors = p.count / 4u;
-  if (w * 64u * PER >= vectors) { return; }
-  var gg = vec4f();
-  var rr = vec4f();
-  var e = vec4f();
-  var chunks = live[p.block + w];
-  for (var i = 0u; i < PER; i++) {
-    if (chunks == 0u) { break; }
-    let at = (w * PER + firstTrailingBit(chunks)) * 64u + t;
-    chunks &= chunks - 1u;
-    if (at < p.skip / 4u || at >= vectors) { continue; }
-    let g = grad[at];
-    let d = theta[at] - mu[at];
-    let x = p.shape * d * d;
-    let r = p.scale * d / (1.0 + x);
-    total[at] = g + r;
-    gg += g * g;
-    rr += r * r;
-    // log(1 + x) by its series where 1 + x would round x away: the next term is x⁴/4.
-    e += select(log(1.0 + x), x * (1.0 - x * (0.5 - x / 3.0)), x < vec4f(0.01));
+    rr += own.r * own.r;
+    e += own.e;
   }
   sums[p.first + w * 64u + t] = vec4f(across(gg), across(rr), across(e), 0.0);
 }

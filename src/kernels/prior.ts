@@ -14,7 +14,10 @@ import { partialSums, slice, type Window, windows } from "./windows.ts";
 const PER = 32;
 
 /** The density of a stretch's elements. Of `s` and `b` the shader's header says what they are. */
-export type PriorKind = "diagonal" | "structured" | "laplace" | "student";
+export type PriorKind = (typeof FORMS)[number];
+
+/** By their number in the shader. */
+const FORMS = ["diagonal", "structured", "laplace", "student"] as const;
 
 export interface PriorStretch extends Window {
   /** s of r: a/N, λ/N or (ν + 1)b/N. */
@@ -64,8 +67,9 @@ export function priorGradient(
         gpu.dispatch({
           op,
           shader: "prior",
-          entry: kind,
-          bindings: [at(theta), at(mu), at(grad), live.words, at(total), sums, ...(tau ? [at(tau)] : [])],
+          entry: "gradient",
+          constants: { FORM: FORMS.indexOf(kind) },
+          bindings: [at(theta), at(mu), at(grad), live.words, at(total), sums, at(tau ?? mu)],
           params: [piece.length, piece.begin, piece.offset / BLOCK, first, f32(scale), f32(shape), 0, 0],
           grid,
           work: { bytes: 4 * (piece.length - piece.begin) * live.share * (kind === "structured" ? 6 : vectors.length) },

@@ -181,11 +181,17 @@ export function lowRankDensity(
   };
 }
 
-/** λ = √(2a), the same for all of a stretch. At Δ = 0 the subgradient is 0. */
-export function laplaceDensity(theta: Theta, covers: Covers, strength: Strength): PriorDensity {
+/** What a density without vectors of its own says of itself; the rest is the same for all of them. */
+type Elementwise = Pick<PriorDensity, "name" | "energy" | "noise"> & {
+  kind: "laplace" | "student";
+  /** The kernel's factors of a stretch. */
+  factors(stretch: DensityStretch, N: number): { scale: number; shape?: number };
+};
+
+function elementwiseDensity(theta: Theta, covers: Covers, { kind, factors, ...own }: Elementwise): PriorDensity {
   const total = theta.vector();
   return {
-    name: "laplace",
+    ...own,
     gaussian: false,
     covers,
     vectors: [],
@@ -193,9 +199,19 @@ export function laplaceDensity(theta: Theta, covers: Covers, strength: Strength)
     total,
     rows: (stretches) => stretches,
     gradient({ gpu, live, N, ...vectors }, stretches) {
-      const scaled = stretches.map((s) => ({ ...s, scale: Math.sqrt(2 * s.precision) / N }));
-      return priorGradient(gpu, "laplace", { ...vectors, total }, scaled, { live });
+      const scaled = stretches.map((s) => ({ ...s, ...factors(s, N) }));
+      return priorGradient(gpu, kind, { ...vectors, total }, scaled, { live });
     },
+    dispose: () => theta.release(total),
+  };
+}
+
+/** λ = √(2a), the same for all of a stretch. At Δ = 0 the subgradient is 0. */
+export function laplaceDensity(theta: Theta, covers: Covers, strength: Strength): PriorDensity {
+  return elementwiseDensity(theta, covers, {
+    name: "laplace",
+    kind: "laplace",
+    factors: ({ precision }, N) => ({ scale: Math.sqrt(2 * precision) / N }),
     // e = rΔ = λ|Δ|/N.
     energy: (rows, stretches, N) => 2 * quadratic(rows, stretches, N),
     noise: (_, slices, stream) =>
@@ -203,37 +219,22 @@ export function laplaceDensity(theta: Theta, covers: Covers, strength: Strength)
         const side = numbers.uniform() < 0.5 ? -1 : 1;
         return (side * -Math.log(1 - numbers.uniform())) / Math.SQRT2;
       }),
-    dispose: () => theta.release(total),
-  };
+  });
 }
 
 /** ν degrees of freedom. */
 export function studentTDensity(theta: Theta, covers: Covers, nu: number, strength: Strength): PriorDensity {
-  const total = theta.vector();
-  return {
+  return elementwiseDensity(theta, covers, {
     name: `student-t with ν = ${nu}`,
-    gaussian: false,
-    covers,
-    vectors: [],
-    couplings: [],
-    total,
-    rows: (stretches) => stretches,
-    gradient({ gpu, live, N, ...vectors }, stretches) {
-      const scaled = stretches.map((s) => ({
-        ...s,
-        shape: s.precision / nu,
-        scale: ((nu + 1) * s.precision) / nu / N,
-      }));
-      return priorGradient(gpu, "student", { ...vectors, total }, scaled, { live });
-    },
+    kind: "student",
+    factors: ({ precision }, N) => ({ shape: precision / nu, scale: ((nu + 1) * precision) / nu / N }),
     energy: (rows, stretches) => stretches.reduce((sum, _, r) => sum + 0.5 * (nu + 1) * (rows[4 * r + 2] ?? 0), 0),
     noise: (_, slices, stream) =>
       independentNoise(slices, stream, strength, (numbers) => {
         const z = numbers.normal();
         return z / Math.sqrt((2 * gamma(numbers, nu / 2)) / nu);
       }),
-    dispose: () => theta.release(total),
-  };
+  });
 }
 
 function joinEqual<S extends { offset: number; length: number; weight: number }>(pieces: readonly S[]): S[] {

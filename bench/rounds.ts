@@ -1,4 +1,6 @@
 /** @file Rounds in turn, and what is made of their times: for our own benches and for those beside other libraries. */
+import type { BenchCase } from "./case.ts";
+import type { BenchRow } from "./runner.ts";
 
 export async function milliseconds(body: () => unknown): Promise<number> {
   const start = performance.now();
@@ -33,6 +35,22 @@ export function spreadOf(samples: readonly number[]): { median: number; fastest:
     median: (at(Math.floor(middle)) + at(Math.ceil(middle))) / 2,
     fastest: at(0),
     slowest: at(sorted.length - 1),
+  };
+}
+
+/** A case's row from its times, in milliseconds. */
+export function rowOf(body: BenchCase, samples: readonly number[]): BenchRow {
+  const { median, fastest } = spreadOf(samples);
+  return {
+    name: body.name,
+    ...(body.layout ? { layout: body.layout } : {}),
+    shape: body.shape,
+    dtype: body.dtype ?? "f32",
+    medianMs: rounded(median),
+    bestMs: rounded(fastest),
+    samples: samples.length,
+    ...(body.flops ? { gflops: rounded(body.flops / median / 1e6) } : {}),
+    ...(body.bytes ? { gbps: rounded(body.bytes / median / 1e6) } : {}),
   };
 }
 

@@ -6,7 +6,7 @@
 import benny from "benny";
 import type { Ceilings, Gpu } from "../src/gpu/index.ts";
 import type { BenchCase, MemoryFigures } from "./case.ts";
-import { inTurn, rounded, spreadOf } from "./rounds.ts";
+import { inTurn, rounded, rowOf } from "./rounds.ts";
 
 export interface BenchRow extends Partial<MemoryFigures> {
   name: string;
@@ -38,7 +38,7 @@ export async function measure(gpu: Gpu, body: BenchCase, { minSamples = 9, maxTi
   const details = summary.results[0]?.details;
   if (!details) throw new Error(`${body.name}: benny gave no result`);
   await body.dispose?.();
-  return row(
+  return rowOf(
     body,
     details.sampleResults.map((seconds) => 1e3 * seconds),
   );
@@ -56,7 +56,7 @@ export async function measureInTurn(gpu: Gpu, bodies: readonly BenchCase[]): Pro
     { rounds: bodies[0]?.rounds ?? 9, warmup: memory[0] ? 0 : 2 },
   );
   for (const body of bodies) await body.dispose?.();
-  return bodies.map((body, i) => withMemory(row(body, times[i] ?? []), memory[i]));
+  return bodies.map((body, i) => withMemory(rowOf(body, times[i] ?? []), memory[i]));
 }
 
 function withMemory(row: BenchRow, memory: MemoryFigures | undefined): BenchRow {
@@ -74,22 +74,6 @@ function waited(gpu: Gpu, body: BenchCase): () => Promise<void> {
   return async () => {
     await body.run();
     await gpu.settle();
-  };
-}
-
-/** `samples` in milliseconds. */
-function row(body: BenchCase, samples: readonly number[]): BenchRow {
-  const { median, fastest } = spreadOf(samples);
-  return {
-    name: body.name,
-    ...(body.layout ? { layout: body.layout } : {}),
-    shape: body.shape,
-    dtype: body.dtype ?? "f32",
-    medianMs: rounded(median),
-    bestMs: rounded(fastest),
-    samples: samples.length,
-    ...(body.flops ? { gflops: rounded(body.flops / median / 1e6) } : {}),
-    ...(body.bytes ? { gbps: rounded(body.bytes / median / 1e6) } : {}),
   };
 }
 

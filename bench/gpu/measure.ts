@@ -5,7 +5,7 @@
  */
 import { type Gpu, hasTimestamps, Profile } from "../../src/gpu/index.ts";
 import type { BenchCase } from "../case.ts";
-import { rounded, spreadOf } from "../rounds.ts";
+import { rounded, rowOf, spreadOf } from "../rounds.ts";
 import type { Plan } from "./plan.ts";
 import type { GpuRow } from "./results.ts";
 
@@ -89,17 +89,8 @@ async function deviceTime(gpu: Gpu, { body, repeats }: Timed): Promise<number> {
 }
 
 function row({ body, repeats, wall, host, dispatches }: Timed, gpuMs: number): GpuRow {
-  const { median, fastest } = spreadOf(wall);
   return {
-    name: body.name,
-    ...(body.layout ? { layout: body.layout } : {}),
-    shape: body.shape,
-    dtype: body.dtype ?? "f32",
-    medianMs: rounded(median),
-    bestMs: rounded(fastest),
-    samples: wall.length,
-    ...(body.flops ? { gflops: rounded(body.flops / median / 1e6) } : {}),
-    ...(body.bytes ? { gbps: rounded(body.bytes / median / 1e6) } : {}),
+    ...rowOf(body, wall),
     repeats,
     dispatches,
     hostMs: rounded(spreadOf(host).median),

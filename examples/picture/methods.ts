@@ -3,27 +3,19 @@
  * and the posterior methods around MAP's θ. Nothing is tuned per size or per method.
  */
 import type { Engine } from "../../src/autograd/index.ts";
-import { type Example, packBatch } from "../../src/data/batches.ts";
+import type { Example } from "../../src/data/batches.ts";
 import { BertForSequenceClassification } from "../../src/model/bert.ts";
 import {
-  drawsOf,
   dropoutMembers,
-  ggn,
   heldDraws,
-  laplace,
-  linearised,
   type Posterior,
   pointEstimate,
   predictAll,
   readSlices,
-  sampledSlices,
-  sghmc,
-  swag,
-  type TrajectoryDraw,
   thetaMembers,
-  trajectory,
 } from "../../src/posterior/index.ts";
 import { adam, fit, gaussianPrior, logPosterior } from "../../src/train/index.ts";
+import { type Draws, READINGS } from "../readings.ts";
 
 export interface Setting {
   engine: Engine;
@@ -37,6 +29,8 @@ export interface Setting {
 const RATES = { lr: 5e-4, headLr: 5e-3 };
 const TAU = { encoder: 300, head: 1 };
 const BATCH = 16;
+/** Dropout members. */
+const MASKS = 16;
 /** Steps of a training: fourteen epochs, and enough of them where an epoch is one step. */
 const epochsFor = (n: number) => Math.max(14, Math.ceil(60 / Math.ceil(n / BATCH)));
 
@@ -79,7 +73,7 @@ export async function* predictions(
   };
   const single = async (method: Method, tau: typeof TAU, dropout = false) => {
     const { model, dispose } = await train(setting, tau, dropout);
-    const answer = await ask(method, dropout ? dropoutMembers(model, { S: 16, seed }) : pointEstimate(model));
+    const answer = await ask(method, dropout ? dropoutMembers(model, { S: MASKS, seed }) : pointEstimate(model));
     dispose();
     return answer;
   };
@@ -88,29 +82,18 @@ export async function* predictions(
   if (wanted("dropout members")) yield await single("dropout members", TAU, true);
   if (!METHODS.slice(3).some(wanted)) return;
 
-  const { model, target, dispose } = await train(setting, TAU, false);
+  const trained = { ...(await train(setting, TAU, false)), data };
+  const { model, dispose } = trained;
   if (wanted("MAP")) yield await ask("MAP", pointEstimate(model));
-
-  if (wanted("Laplace, head")) {
-    const curvature = await ggn(model, batchesOf(data), { structure: "full" });
-    yield await ask("Laplace, head", linearised(model, laplace(curvature, target.prior), { S: 64, seed }));
-  }
-
-  if (wanted("SGHMC, head")) {
-    const draws: TrajectoryDraw[] = [];
-    const sampler = (own: number) => sghmc({ lr: 0.02, N: data.length, seed: own });
-    // A step costs the head alone, so each sees all of the data: the noise of small batches would heat the chain.
-    const path = { sampler, chains: 8, draws: 8, burnIn: 200, thin: 25, batch: data.length, seed };
-    for await (const draw of trajectory(target, data, path)) draws.push(draw);
-    yield await ask("SGHMC, head", thetaMembers(model, drawsOf(sampledSlices(target, ["head"]), draws)));
-  }
-
-  if (wanted("SWAG")) {
-    const every = Math.ceil(data.length / BATCH);
-    const path = { optimizer: adam(RATES), points: 20, every, batch: BATCH, seed, warn: () => {} };
-    const gaussian = await swag(target, data, path);
-    yield await ask("SWAG", thetaMembers(model, gaussian.draws(16, { seed })));
-    gaussian.dispose();
+  for (const [method, reading] of [
+    ["Laplace, head", "laplace"],
+    ["SGHMC, head", "sghmc"],
+    ["SWAG", "swag"],
+  ] as const) {
+    if (!wanted(method)) continue;
+    const found = await READINGS[reading](trained, drawsFor(data.length), { ...RATES, batch: BATCH, seed });
+    yield await ask(method, found.posterior);
+    found.dispose();
   }
 
   if (wanted("five MAPs")) {
@@ -127,7 +110,10 @@ export async function* predictions(
   dispose();
 }
 
-function batchesOf(examples: readonly Example[]) {
-  const count = Math.ceil(examples.length / 64);
-  return Array.from({ length: count }, (_, i) => packBatch(examples.slice(64 * i, 64 * (i + 1))));
-}
+/** A step of the head alone costs little, so that each may see all of the data. */
+const drawsFor = (n: number): Draws => ({
+  dropout: MASKS,
+  laplace: 64,
+  swag: { draws: 16, points: 20 },
+  sghmc: { chains: 8, draws: 8, burnIn: 200, thin: 25, lr: 0.02, batch: n },
+});

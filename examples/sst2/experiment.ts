@@ -29,7 +29,7 @@ import {
   thetaMembers,
 } from "../../src/posterior/index.ts";
 import { adam, fit, gaussianPrior, logPosterior } from "../../src/train/index.ts";
-import { type Draws, READINGS, type Trained } from "./readings.ts";
+import { type Draws, READINGS, type Trained } from "../readings.ts";
 
 interface Training {
   tau: number | "inf";
@@ -155,7 +155,7 @@ async function measure(
         }
         await record(reading, thetaMembers(trained.model, heldDraws(slices, values)));
       } else {
-        const make = READINGS[reading];
+        const make = Object.hasOwn(READINGS, reading) ? READINGS[reading as keyof typeof READINGS] : undefined;
         if (!make) throw new Error(`plan.json: no reading is named ${reading}`);
         const { posterior, dispose } = await make(trained, plan.draws, { ...plan.rates, batch: plan.batch, seed });
         await record(reading, posterior);

@@ -3,16 +3,13 @@
  * members whose objectives are perturbed (posterior/anchored.ts), beside the run's own θ, which stays the mode. A member
  * that is finished stays when the rest is interrupted.
  */
-import { packBatch } from "../data/batches.ts";
 import {
   anchoredSlices,
   anchorNoise,
   drawAnchor,
-  featureCosine,
   heldDraws,
   readSlices,
   trainedSlices,
-  volumeWarning,
   weighExamples,
 } from "../posterior/index.ts";
 import { logPosterior } from "../train/index.ts";
@@ -20,9 +17,7 @@ import { anotherMode, type ModeOptions } from "./another-mode.ts";
 import type { EnsembleFlags } from "./method-options.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
-
-/** Sentences that say whether a drawn anchor keeps the features. */
-const LOOKED_AT = 16;
+import { lookAtDraws } from "./volume.ts";
 
 /** Trains the members that are not there yet and writes them. θ is the run's own all the while. */
 export async function ensemblePhase(context: PhaseContext, { anchored }: EnsembleFlags): Promise<void> {
@@ -62,6 +57,5 @@ async function lookAtAnchors({ model, target, data, options, out }: PhaseContext
   const own = await readSlices(model.theta, slices);
   const noise = await anchorNoise(target, slices, { seed: options.seed, member: 0 });
   const draws = heldDraws(slices, [own.map((value, i) => value + (noise[i] ?? 0))]);
-  const warning = volumeWarning(await featureCosine(model, draws, packBatch(data.slice(0, LOOKED_AT))), groups);
-  if (warning !== undefined) out.warning(`--anchored: ${warning}`);
+  await lookAtDraws({ model, data, out }, "--anchored", draws, groups);
 }

@@ -3,7 +3,7 @@
  * (posterior/laplace.ts), of the last layer, and S draws of it. A linear layer's logits are linear in its weights, so the
  * average over draws is the linearised predictive up to its Monte-Carlo error; `probit` and `linearised` are the library's.
  */
-import { packBatch } from "../data/batches.ts";
+import { packBatches } from "../data/batches.ts";
 import { InterruptedError } from "../errors.ts";
 import { type Ggn, ggn, laplace, laplaceDraws, priorShapes } from "../posterior/index.ts";
 import type { LaplaceFlags } from "./method-options.ts";
@@ -31,9 +31,8 @@ export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): 
 
 function curvatureOf({ model, data, options, out }: PhaseContext, { structure }: LaplaceFlags): Promise<Ggn> {
   const { seed } = options;
-  const count = Math.ceil(data.length / BATCH);
-  const batches = Array.from({ length: count }, (_, i) => packBatch(data.slice(BATCH * i, BATCH * (i + 1))));
-  const bar = out.progress("curvature", count);
+  const batches = packBatches(data, BATCH);
+  const bar = out.progress("curvature", batches.length);
   return ggn(model, batches, {
     structure,
     seed,

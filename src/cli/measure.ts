@@ -17,7 +17,7 @@ import {
   rankOneMembers,
   thetaMembers,
 } from "../posterior/index.ts";
-import { DEFAULT_MEMBERS, MEMBERS, type RawFlags, textFlag } from "./options.ts";
+import { DEFAULT_MEMBERS, MANY, MEMBERS, type RawFlags, textFlag } from "./options.ts";
 import type { Output } from "./output.ts";
 import { readPosterior, storedDraws } from "./posterior-folder.ts";
 import type { RunRecord } from "./run-folder.ts";
@@ -39,7 +39,7 @@ export interface EvaluateJson {
 export const PREDICT_BATCH = 32;
 
 /** Methods whose runs predict with the members in posterior/. */
-const KEEPS_MEMBERS: readonly string[] = ["sgld", "sghmc", "swag", "ensemble", "rank-one", "laplace"];
+const KEEPS_MEMBERS: readonly string[] = MANY.filter((method) => method !== "dropout");
 
 /** Sequences at once, for the commands that only predict. */
 export function batchOption(raw: RawFlags): number {
@@ -76,8 +76,7 @@ export function posteriorOfRun(
   }
   if (method !== "dropout") {
     if (asked !== undefined && asked > 1) {
-      const what =
-        "this run keeps one θ, and members come from --method dropout, sgld, sghmc, swag, ensemble, rank-one or laplace";
+      const what = `this run keeps one θ, and members come from --method ${MANY.slice(0, -1).join(", ")} or ${MANY.at(-1)}`;
       refuse("--members", String(asked), what, "Leave the flag out, or fine-tune with one of them.");
     }
     return pointEstimate(model);

@@ -112,7 +112,7 @@ export const DEFAULT_MEMBERS = 16;
 /** Where each member is a training of its own. */
 const DEFAULT_TRAINED: Readonly<Partial<Record<Method, number>>> = { ensemble: 5, "rank-one": 4 };
 /** Methods that predict with many sub-models. */
-const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag", "ensemble", "rank-one", "laplace"];
+export const MANY: readonly Method[] = ["dropout", "sgld", "sghmc", "swag", "ensemble", "rank-one", "laplace"];
 export const MEMBERS = { min: 1, max: 4096, example: "16" };
 
 /** The text of a flag, or undefined. */

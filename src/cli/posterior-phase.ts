@@ -12,7 +12,6 @@ import {
   type Diagnosis,
   diagnose,
   expectLaplace,
-  featureCosine,
   type Ggn,
   type Posterior,
   pointEstimate,
@@ -23,7 +22,6 @@ import {
   type TrajectoryDraw,
   thetaMembers,
   trajectory,
-  volumeWarning,
 } from "../posterior/index.ts";
 import { featuresFit } from "../train/frozen.ts";
 import type { LogPosterior } from "../train/index.ts";
@@ -37,6 +35,7 @@ import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.
 import { rankOnePhase } from "./rank-one-phase.ts";
 import type { LoadedClassifier } from "./source.ts";
 import { swagPhase } from "./swag-phase.ts";
+import { lookAtDraws } from "./volume.ts";
 
 export interface PhaseContext extends ModeContext {
   /** The run's own model, at its mode. */
@@ -177,24 +176,13 @@ async function sampling(
   }
   const made = { draws: trace.length, seed, diagnostics, ...(diverged ? { divergedAt: diverged.step } : {}) };
   writer.finish(method, { ...sampler, batch, ...made });
-  if (!headOnly) await lookAtDraws({ model, data, options, out }, groups);
+  const record = headOnly ? undefined : readPosterior(options.out);
+  if (record) {
+    const draws = storedDraws(options.out, record, model.theta, Math.min(4, record.members.length));
+    await lookAtDraws({ model, data, out }, "--sample", draws, groups);
+  }
   return diverged;
 }
-
-/** Warns where draws of more than the head leave other features than the mode has. */
-async function lookAtDraws(
-  { model, data, options, out }: Pick<PhaseContext, "model" | "data" | "options" | "out">,
-  groups: readonly string[],
-): Promise<void> {
-  const record = readPosterior(options.out);
-  if (!record) return;
-  const draws = storedDraws(options.out, record, model.theta, Math.min(4, record.members.length));
-  const warning = volumeWarning(await featureCosine(model, draws, packBatch(data.slice(0, SENTENCES))), groups);
-  if (warning !== undefined) out.warning(`--sample: ${warning}`);
-}
-
-/** Sentences that say whether draws keep the features. */
-const SENTENCES = 16;
 
 /** Examples to a step of the head alone. */
 const MOST_AT_ONCE = 1024;

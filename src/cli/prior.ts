@@ -90,7 +90,7 @@ export async function prior(raw: RawFlags, io: Io): Promise<void> {
     const weights = sha256File(join(options.model, "model.safetensors"));
     const damping = dampingOf(options, folder);
     const begun = io.now();
-    const found = await withEngine(out, (engine) => collect(engine, options, folder, documents, damping, out));
+    const found = await withEngine(out, (engine) => collect({ engine, options, folder, documents, damping, out }));
     const { numbers, source, N, terms, shapes } = found;
     const size = documents.reduce((sum, sentences) => sum + sentences.length, 0);
     writePrior(options.out, numbers, shapes, {
@@ -155,6 +155,16 @@ function dampingOf({ damping }: PriorOptions, { config, path }: Folder): number 
   );
 }
 
+/** What is asked, of which model and which text. */
+interface Task {
+  engine: Engine;
+  options: PriorOptions;
+  folder: Folder;
+  documents: readonly string[][];
+  damping: number;
+  out: Output;
+}
+
 interface Collected {
   numbers: FisherNumbers;
   source: string;
@@ -164,14 +174,8 @@ interface Collected {
   shapes: Map<string, readonly number[]>;
 }
 
-async function collect(
-  engine: Engine,
-  options: PriorOptions,
-  folder: Folder,
-  documents: readonly string[][],
-  damping: number,
-  out: Output,
-): Promise<Collected> {
+async function collect(task: Task): Promise<Collected> {
+  const { options, folder, out } = task;
   const { checkpoint } = folder;
   const hasHead = hasParameter(checkpoint, "cls.predictions.transform.dense.weight");
   if (options.from === "masked" && !hasHead) {
@@ -184,19 +188,11 @@ async function collect(
     out.note(
       "no masked-language-model head: the Fisher information is that of the readout's vectors (--from features)",
     );
-  return masked
-    ? await ofMasked(engine, options, folder, documents, damping, out)
-    : await ofFeatures(engine, options, folder, documents, damping, out);
+  return masked ? await ofMasked(task) : await ofFeatures(task);
 }
 
-async function ofMasked(
-  engine: Engine,
-  options: PriorOptions,
-  folder: Folder,
-  documents: readonly string[][],
-  damping: number,
-  out: Output,
-): Promise<Collected> {
+async function ofMasked(task: Task): Promise<Collected> {
+  const { engine, options, folder, documents, out } = task;
   const { checkpoint, config, tokenizer } = folder;
   const maxLength = lengthFor(options.maxLength ?? Math.min(128, config.maxPositions), config);
   const pairs =
@@ -218,17 +214,11 @@ async function ofMasked(
   const batchOf = (rows: readonly number[], epoch: number, step: number) =>
     source.batch(rows, { epoch, step, micro: 0 });
   const what = pairs ? "masked tokens and next sentences" : "masked tokens";
-  return gather(pretrainingScores(model), { what, length: source.length, batchOf }, options, folder, damping, out);
+  return gather(pretrainingScores(model), { what, length: source.length, batchOf }, task);
 }
 
-async function ofFeatures(
-  engine: Engine,
-  options: PriorOptions,
-  folder: Folder,
-  documents: readonly string[][],
-  damping: number,
-  out: Output,
-): Promise<Collected> {
+async function ofFeatures(task: Task): Promise<Collected> {
+  const { engine, options, folder, documents, out } = task;
   const { checkpoint, config, tokenizer, storedReadout } = folder;
   const fallback = hasParameter(checkpoint, "bert.pooler.dense.weight") ? "pooler" : "cls";
   const readout = options.readout ?? storedReadout ?? fallback;
@@ -240,17 +230,14 @@ async function ofFeatures(
   const batchOf = (rows: readonly number[]) => packBatch(rows.map((row) => examples[row] as (typeof examples)[number]));
   const what = `the ${readout} readout's vectors (σ ${options.sigma})`;
   const scores = featureScores(model, { sigma: options.sigma });
-  return gather(scores, { what, length: examples.length, batchOf }, options, folder, damping, out);
+  return gather(scores, { what, length: examples.length, batchOf }, task);
 }
 
 /** All batches, each of rows in an order that the seed names; the text is gone through as often as they need. */
 async function gather<B>(
   scores: Scores<B>,
   data: { what: string; length: number; batchOf(rows: readonly number[], epoch: number, step: number): B },
-  options: PriorOptions,
-  { checkpoint, config }: Folder,
-  damping: number,
-  out: Output,
+  { options, folder: { checkpoint, config }, damping, out }: Task,
 ): Promise<Collected> {
   const { theta } = scores;
   const { rank, seed, batches } = options;

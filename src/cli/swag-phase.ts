@@ -3,7 +3,7 @@
  * makes are kept; with `--modes M` from M modes, each with its share of the draws (multi-SWAG).
  */
 import { InterruptedError } from "../errors.ts";
-import { readSlices, swag, writeSlices } from "../posterior/index.ts";
+import { readSlices, swag, trainedSlices, writeSlices } from "../posterior/index.ts";
 import { streamKey } from "../random.ts";
 import { anotherMode } from "./another-mode.ts";
 import { fitOptions } from "./classifier.ts";
@@ -21,7 +21,7 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
   const every = flags.every ?? Math.ceil(data.length / (batch * accumulate));
   const { optimizer, clip, dropout, mixout } = fitOptions(options);
   const { theta } = model;
-  const slices = theta.layout.slices.filter((slice) => !theta.isFrozen(slice));
+  const slices = trainedSlices(theta);
   const writer = new PosteriorWriter(options.out, slices);
   const own = await readSlices(theta, slices);
   // One path may stay for the next temperature; several hold too much and are walked anew.

@@ -40,6 +40,12 @@ export interface PackedBatch {
   members?: number;
 }
 
+/** Examples in batches of `size`, the last of what is left, in the order given. */
+export function packBatches(examples: readonly Example[], size: number): PackedBatch[] {
+  const count = Math.ceil(examples.length / size);
+  return Array.from({ length: count }, (_, i) => packBatch(examples.slice(i * size, (i + 1) * size)));
+}
+
 /** Packs examples in the order given. RangeError: no example, one without tokens, labels on some only. */
 export function packBatch(examples: readonly Example[]): PackedBatch {
   const sequences = examples.length;

@@ -7,8 +7,7 @@ import type { PackedBatch } from "../data/batches.ts";
 import { InputError } from "../errors.ts";
 import { NdArray, readArray } from "../kernels/index.ts";
 import type { DropoutKeys } from "../model/bert.ts";
-import type { Classifier } from "../train/evaluate.ts";
-import { joined } from "./members.ts";
+import { type Classifier, joined } from "../train/evaluate.ts";
 import type { Posterior } from "./posterior.ts";
 
 /** S values of some slices of θ. They may lie on disk: one is asked for at a time. */

@@ -6,7 +6,7 @@
 import { repeatBatch } from "../data/batches.ts";
 import { InputError } from "../errors.ts";
 import { streamKey } from "../random.ts";
-import type { Classifier } from "../train/evaluate.ts";
+import { type Classifier, joined, logitsOfBatches } from "../train/evaluate.ts";
 import type { Posterior } from "./posterior.ts";
 
 /** One θ, no dropout: what MLE and MAP predict with. */
@@ -14,19 +14,7 @@ export function pointEstimate(model: Classifier): Posterior {
   return {
     members: 1,
     async logits(batches, progress) {
-      const { engine } = model;
-      const parts: Float32Array[] = [];
-      let reading: Promise<Float32Array> | undefined;
-      for (const batch of batches) {
-        const { next } = engine.step(() => engine.noGrad(() => ({ next: model.logits(batch).read() })));
-        next.catch(() => {}); // awaited below: the next batch is recorded while this one is read
-        if (reading) parts.push(await reading);
-        progress?.(parts.length / batches.length);
-        reading = next;
-      }
-      if (reading) parts.push(await reading);
-      progress?.(1);
-      return [joined(parts)];
+      return [await logitsOfBatches(model, batches, (done) => progress?.(done / batches.length))];
     },
   };
 }
@@ -70,15 +58,4 @@ export function dropoutMembers(model: Classifier, { S, seed = 0, maxTokens = 819
       return members.map(joined);
     },
   };
-}
-
-/** Arrays one after the other. */
-export function joined(parts: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

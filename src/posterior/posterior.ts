@@ -3,7 +3,7 @@
  * is taken here, and nowhere else: probabilities are averaged in the log domain, and the entropy of the average is split
  * into what the members disagree about and what each of them leaves open (predictive.ts).
  */
-import { type Example, type PackedBatch, packBatch } from "../data/batches.ts";
+import { type Example, type PackedBatch, packBatches } from "../data/batches.ts";
 import { EVALUATION_BATCH, labelsOf } from "../train/evaluate.ts";
 import { logSoftmaxRows, type Metrics, metricsOf } from "../train/metrics.ts";
 import { combine, type Predictive } from "./predictive.ts";
@@ -42,9 +42,7 @@ export async function predictAll(
   { batch = EVALUATION_BATCH, onProgress }: PredictOptions = {},
 ): Promise<Prediction> {
   if (examples.length === 0) throw new RangeError("predictAll: no examples");
-  const batches: PackedBatch[] = [];
-  for (let from = 0; from < examples.length; from += batch) batches.push(packBatch(examples.slice(from, from + batch)));
-  return predict(posterior, batches, (share) => onProgress?.(Math.round(share * examples.length)));
+  return predict(posterior, packBatches(examples, batch), (share) => onProgress?.(Math.round(share * examples.length)));
 }
 
 /** As `predictAll`, for batches that are packed already. */

@@ -5,8 +5,8 @@
 import type { Slice } from "../autograd/index.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
 import { type RankOneLayer, rankOneLayers } from "../model/rank-one.ts";
+import { joined } from "../train/evaluate.ts";
 import { type Draws, readSlices } from "./draws.ts";
-import { joined } from "./members.ts";
 import type { Posterior } from "./posterior.ts";
 
 type RankOneModel = Pick<BertForSequenceClassification, "engine" | "theta" | "rankOne" | "memberLogits">;

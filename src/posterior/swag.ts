@@ -11,8 +11,8 @@ import { Stream, streamKey } from "../random.ts";
 import { type FitOptions, Trainer } from "../train/fit.ts";
 import type { LogPosterior } from "../train/objective.ts";
 import type { Optimizer } from "../train/optimizers.ts";
-import { type Source, whole } from "../train/source.ts";
-import { type Draws, readSlices, writeSlices } from "./draws.ts";
+import { epochsOf, type Source, whole } from "../train/source.ts";
+import { type Draws, readSlices, trainedSlices, writeSlices } from "./draws.ts";
 
 /** The path is of the objective that the run had: what clips, accumulates, drops or mixes there does so here. */
 export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "dropout" | "mixout"> {
@@ -48,7 +48,7 @@ export class Swag {
 
   constructor(theta: Theta, rank: number) {
     whole("rank", rank, 0);
-    this.slices = theta.layout.slices.filter((slice) => !theta.isFrozen(slice));
+    this.slices = trainedSlices(theta);
     this.#theta = theta;
     this.#rank = rank;
     [this.#mean, this.#m2, this.#drawn] = [theta.vector(), theta.vector(), theta.vector()];
@@ -125,7 +125,7 @@ export async function swag<B = PackedBatch>(
   try {
     trainer = new Trainer(target, data, {
       optimizer,
-      epochs: Math.ceil(steps / Math.ceil(Math.ceil(data.length / batch) / accumulate)),
+      epochs: epochsOf(steps, data.length, batch, accumulate),
       batch,
       accumulate,
       clip,

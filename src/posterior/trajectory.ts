@@ -11,7 +11,7 @@ import { Trainer } from "../train/fit.ts";
 import type { LogPosterior } from "../train/objective.ts";
 import type { Optimizer } from "../train/optimizers.ts";
 import { expectGroups } from "../train/prior.ts";
-import { type Source, whole } from "../train/source.ts";
+import { epochsOf, type Source, whole } from "../train/source.ts";
 import { type Draws, heldDraws, readSlices, writeSlices } from "./draws.ts";
 
 export interface TrajectoryOptions {
@@ -93,7 +93,7 @@ export async function* trajectory<B = PackedBatch>(
       const stop = new AbortController();
       const trainer = new Trainer(target, data, {
         optimizer: sampler(own),
-        epochs: epochsFor(length, data.length, batch),
+        epochs: epochsOf(length, data.length, batch),
         batch,
         seed: own,
         schedule: "constant",
@@ -161,10 +161,6 @@ function stepsFor(count: number, wanted: (step: number) => boolean): number {
     if (wanted(step) && ++counted === count) return step;
   }
   throw new InputError(`draws: the cycle's sampling part gives none within 10,000,000 steps. Make it longer.`);
-}
-
-function epochsFor(steps: number, examples: number, batch: number): number {
-  return Math.ceil(steps / Math.max(1, Math.ceil(examples / batch)));
 }
 
 /** ‖θ − μ‖ of each group that the slices belong to, the most particular only. */

@@ -3,7 +3,7 @@
  * one before is read.
  */
 import type { Engine, Tensor } from "../autograd/index.ts";
-import { type Example, type PackedBatch, packBatch } from "../data/batches.ts";
+import { type Example, type PackedBatch, packBatches } from "../data/batches.ts";
 import type { DropoutKeys } from "../model/bert.ts";
 import { logSoftmaxRows, type Metrics, metricsOf } from "./metrics.ts";
 
@@ -23,25 +23,39 @@ export async function logitsOf(
   examples: readonly Example[],
   { batch = EVALUATION_BATCH, onBatch }: { batch?: number; onBatch?: (done: number) => void } = {},
 ): Promise<Float32Array> {
+  const done = (batches: number) => onBatch?.(Math.min(examples.length, batches * batch));
+  return logitsOfBatches(model, packBatches(examples, batch), done);
+}
+
+/** As `logitsOf`, for batches that are packed already. `onBatch` hears how many have been read. */
+export async function logitsOfBatches(
+  model: Classifier,
+  batches: readonly PackedBatch[],
+  onBatch?: (done: number) => void,
+): Promise<Float32Array> {
   const { engine } = model;
   const parts: Float32Array[] = [];
   let reading: Promise<Float32Array> | undefined;
-  for (let from = 0; from < examples.length; from += batch) {
-    const packed = packBatch(examples.slice(from, from + batch));
+  for (const packed of batches) {
     const { next } = engine.step(() => engine.noGrad(() => ({ next: model.logits(packed).read() })));
     next.catch(() => {}); // awaited below, a batch later
     if (reading) parts.push(await reading);
-    onBatch?.(from);
+    onBatch?.(parts.length);
     reading = next;
   }
   if (reading) parts.push(await reading);
+  onBatch?.(batches.length);
+  return joined(parts);
+}
+
+/** Arrays one after the other. */
+export function joined(parts: readonly Float32Array[]): Float32Array {
   const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
     all.set(part, at);
     at += part.length;
   }
-  onBatch?.(examples.length);
   return all;
 }
 

@@ -87,7 +87,7 @@ export class Plan {
     let total = 0;
     for (let e = 0; e < epochs; e++) {
       // With a fixed number of sequences every epoch has the same steps; a token budget depends on the order.
-      const fixed = typeof batch === "number" && Math.ceil(Math.ceil(source.length / batch) / accumulate);
+      const fixed = typeof batch === "number" && stepsOfEpoch(source.length, batch, accumulate);
       total += fixed || this.epoch(e).steps.length;
       this.#ends.push(total);
     }
@@ -117,6 +117,16 @@ export class Plan {
     this.#current = { epoch, steps, average: terms / steps.length };
     return this.#current;
   }
+}
+
+/** Steps of an epoch in batches of a fixed number of examples, `accumulate` of them to a step. */
+function stepsOfEpoch(examples: number, batch: number, accumulate: number): number {
+  return Math.ceil(Math.ceil(examples / batch) / accumulate);
+}
+
+/** Epochs, the last perhaps not to its end, that hold so many steps. */
+export function epochsOf(steps: number, examples: number, batch: number, accumulate = 1): number {
+  return Math.ceil(steps / Math.max(1, stepsOfEpoch(examples, batch, accumulate)));
 }
 
 function checkOrder(order: ArrayLike<number>, length: number, epoch: number): void {

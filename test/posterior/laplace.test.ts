@@ -1,4 +1,7 @@
-/** @file Laplace's approximation on the device against dense float64 references (checks 13 and 14), and its predictions. */
+/**
+ * @file Laplace's approximation on the device against dense float64 references (checks 13 and 14), and its predictions. Long,
+ * since every structure and predictive is held against one small net and its float64 twin.
+ */
 import { inverse, Matrix } from "ml-matrix";
 import { describe, expect, test } from "vitest";
 import { Engine, Layout, ops, type Tensor, Theta } from "../../src/autograd/index.ts";

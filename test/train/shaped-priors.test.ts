@@ -1,4 +1,7 @@
-/** @file Priors by element, of low rank, Laplace's and Student's: densities, gradients, MAP and reports against float64. */
+/**
+ * @file Priors by element, of low rank, Laplace's and Student's: densities, gradients, MAP and reports against float64. Long,
+ * since every family goes through one model and one table of checks.
+ */
 import { inverse, Matrix } from "ml-matrix";
 import { describe, expect, test } from "vitest";
 import { Engine, Layout, ops, type Slice, Theta } from "../../src/autograd/index.ts";

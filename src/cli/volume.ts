@@ -1,0 +1,21 @@
+/**
+ * @file The look at draws of more than the head that every command takes before it believes them: what draws from an
+ * isotropic prior's volume may be networks whose features are gone (posterior/volume.ts).
+ */
+import { packBatch } from "../data/batches.ts";
+import { type Draws, featureCosine, volumeWarning } from "../posterior/index.ts";
+import type { PhaseContext } from "./posterior-phase.ts";
+
+/** Sentences that say whether draws keep the features. */
+const SENTENCES = 16;
+
+/** Warns, under the flag's name, where draws leave other features than θ as it is. */
+export async function lookAtDraws(
+  { model, data, out }: Pick<PhaseContext, "model" | "data" | "out">,
+  flag: string,
+  draws: Draws,
+  groups: readonly string[],
+): Promise<void> {
+  const warning = volumeWarning(await featureCosine(model, draws, packBatch(data.slice(0, SENTENCES))), groups);
+  if (warning !== undefined) out.warning(`${flag}: ${warning}`);
+}

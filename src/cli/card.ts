@@ -3,6 +3,7 @@
  * `transformers` cannot hold the head, the card has the five lines that rebuild it. Words from data and file names are
  * inert in Markdown, HTML and YAML (P8).
  */
+import { count } from "../data/tables.ts";
 import { inert } from "../data/text.ts";
 import { figure } from "./format.ts";
 
@@ -47,7 +48,7 @@ export function modelCard(facts: CardFacts): string {
     ["start", markdown(facts.source)],
     ["method", `${facts.method}, prior precision ${markdown(facts.precision)}`],
     ["readout, head", `${markdown(facts.readout)}, ${markdown(facts.head)}`],
-    ["trained on", `${markdown(facts.train.file)}, ${facts.train.rows} examples, ${facts.steps} steps`],
+    ["trained on", `${markdown(facts.train.file)}, ${count(facts.train.rows, "example")}, ${count(facts.steps, "step")}`],
     ["labels", facts.labels.slice(0, 20).map(markdown).join(", ") + (facts.labels.length > 20 ? ", …" : "")],
     ["computed on", markdown(facts.adapter)],
   ];

@@ -7,7 +7,7 @@ import type { Example } from "../data/batches.ts";
 import { sha256File } from "../data/files.ts";
 import { labelSet } from "../data/labels.ts";
 import { readTable } from "../data/load.ts";
-import type { Table } from "../data/tables.ts";
+import { count, type Table } from "../data/tables.ts";
 import { inert, quoteList } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { logPosterior } from "../train/index.ts";
@@ -231,7 +231,7 @@ async function train(
       ),
     ]);
     out.text(
-      `${lines}\n\n${saved.steps} steps in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,
+      `${lines}\n\n${count(saved.steps, "step")} in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,
     );
     out.text(`run: ${options.out}\nnext: priorwork predict --run ${options.out} --text "…"`);
   }

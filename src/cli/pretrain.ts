@@ -148,7 +148,7 @@ async function train(
   });
   const sentences = documents.reduce((sum, document) => sum + document.length, 0);
   out.note(
-    `${count(sentences, "sentence")} in ${count(documents.length, "document")}, ${training.trainer.steps} steps`,
+    `${count(sentences, "sentence")} in ${count(documents.length, "document")}, ${count(training.trainer.steps, "step")}`,
   );
   const record = newRecord(engine, options, start, { sentences, maxLength, nextSentence, N: source.length });
   if (earlier === undefined) {
@@ -171,7 +171,7 @@ async function train(
   if (out.json) out.document(profiled ? { ...result, profile: profiled } : result);
   else
     out.text(
-      `${result.steps} steps in ${duration(result.seconds)}\nmodel: ${folder}\nnext: priorwork fill-mask --model ${folder} "…"`,
+      `${count(result.steps, "step")} in ${duration(result.seconds)}\nmodel: ${folder}\nnext: priorwork fill-mask --model ${folder} "…"`,
     );
 }
 

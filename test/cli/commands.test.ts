@@ -186,6 +186,9 @@ describe("pretrain", () => {
     ]);
     const domain = await run(["pretrain", "--text", at("corpus.txt"), "--model", at("whole"), "--out", at("domain")]);
     expect(domain.code, domain.stderr).toBe(0);
+    // Ten pairs in batches of 32.
+    expect(domain.stderr).toMatch(/15 sentences in 5 documents, 1 step$/m);
+    expect(domain.stdout).toMatch(/^1 step in /);
     const stages = JSON.parse(readFileSync(at("domain/run.json"), "utf8")).lineage;
     // Maximum likelihood, from weights too: it starts at them and has no prior around them.
     expect(stages.map(({ prior }: { prior: unknown }) => prior)).toEqual([null, null]);

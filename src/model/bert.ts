@@ -6,7 +6,7 @@
  * C channels, H heads, V vocabulary, F channels of the feed-forward layer, K labels.
  */
 import { type Engine, Layout, ops, type SliceSpec, type Tensor, Theta } from "../autograd/index.ts";
-import type { PackedBatch } from "../data/batches.ts";
+import { type PackedBatch, repeatBatch } from "../data/batches.ts";
 import { InputError } from "../errors.ts";
 import { type AttentionPlan, attentionPlan, fromHost, type NdArray } from "../kernels/index.ts";
 import { type BertConfig, parseBertConfig } from "./config.ts";
@@ -376,6 +376,15 @@ export class BertForSequenceClassification {
     return { nlls: this.nllsOf(logits, batch.labels, batch.weights), count: batch.sequences, logits };
   }
 
+  /** As `loss`, of the batch and a copy of it in one pass, whose dropout masks differ: logits [2B, K], nlls [2B]. */
+  twice(batch: PackedBatch, keys?: DropoutKeys): { nlls: Tensor; logits: Tensor; count: number } {
+    if (!batch.labels) throw new Error("twice: the batch has no labels");
+    expectOneModel(this);
+    const both = repeatBatch(batch, 2);
+    const logits = this.logits(both, keys);
+    return { nlls: this.nllsOf(logits, both.labels as Uint32Array, both.weights), logits, count: batch.sequences };
+  }
+
   /** −w log p(y) from logits [B, K], or from the members' [S·B, K] their mean: → [B]. Weights default to 1. */
   nllsOf(logits: Tensor, labels: Uint32Array, weights?: Float32Array): Tensor {
     const [B, S] = [labels.length, (logits.shape[0] as number) / labels.length];
@@ -389,6 +398,11 @@ export class BertForSequenceClassification {
   dispose(): void {
     this.theta.dispose();
   }
+}
+
+/** Throws InputError for a model with rank-one members, whose copies of a batch are the members' already. */
+export function expectOneModel({ rankOne }: Pick<BertForSequenceClassification, "rankOne">): void {
+  if (rankOne) throw new InputError("r-drop: not with rank-one members, among whom a batch is shared out already. Leave it out."); // biome-ignore format: one sentence
 }
 
 /** NLLs [B] times their weights, where there are any: p^w for p. */

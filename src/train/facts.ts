@@ -51,6 +51,7 @@ export class RunFacts<B> {
       "prior mean": this.#mean,
     };
     if (mixout > 0) facts.mixout = mixout;
+    if (options.rDrop) facts["R-Drop"] = options.rDrop;
     if (this.#density !== undefined) facts["prior density"] = this.#density;
     for (const [group, tau] of Object.entries(prior.precisions)) facts[`prior precision of ${group}`] = `${tau}`;
     return facts;

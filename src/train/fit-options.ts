@@ -7,6 +7,7 @@ import type { LossScaleOptions } from "./lossscale.ts";
 import type { LogPosterior, Stretch, Terms } from "./objective.ts";
 import type { Optimizer } from "./optimizers.ts";
 import { expectGroups } from "./prior.ts";
+import { checkRDrop } from "./rdrop.ts";
 import type { ScheduleOptions } from "./schedule.ts";
 import type { PlanOptions } from "./source.ts";
 
@@ -21,6 +22,11 @@ export interface FitOptions extends PlanOptions, ScheduleOptions {
    * Cho and Kang 2020); default 0. The reported NLL is that of the mixed weights.
    */
   mixout?: number | undefined;
+  /**
+   * R-Drop's α (rdrop.ts): every batch goes through twice under two dropout masks, and predictions that differ cost. Default
+   * 0, which is one pass. A regulariser: it is in `gradNorm` and priorShare's likelihood part, not in `logJoint`.
+   */
+  rDrop?: number | undefined;
   /** How the loss is scaled where the engine's dtype is f16. */
   lossScale?: LossScaleOptions | undefined;
   /** Aborted: the step under way is finished and reported, then the loop ends. */
@@ -44,13 +50,19 @@ export interface StepReport extends Terms {
   tokensPerSecond: number;
   /** Dispatches recorded for this step. */
   dispatches: number;
+  /** With R-Drop: the batch's mean ½(KL(p₁‖p₂) + KL(p₂‖p₁)), nats, without α. `nll` is the mean of both passes then. */
+  rDrop?: number;
   /** With dtype f16: the scale after this step, and whether the step was skipped, its gradient having overflowed. */
   lossScale?: number;
   skipped?: boolean;
 }
 
 /** Throws InputError for an option that is out of range or contradicts the optimiser; the plan's and schedule's check themselves. */
-export function checkFit<B>({ model }: LogPosterior<B>, { optimizer, clip }: FitOptions): void {
+export function checkFit<B>({ model }: LogPosterior<B>, { optimizer, clip, rDrop = 0 }: FitOptions): void {
+  checkRDrop(rDrop, model);
+  if (optimizer.noisy && rDrop > 0) {
+    throw new InputError(`r-drop: not with ${optimizer.name} (what it regularises is no posterior). Leave it out.`);
+  }
   if (optimizer.noisy && clip !== undefined) {
     throw new InputError(
       `clip: not with ${optimizer.name} (a shortened gradient is that of another posterior). Leave it out, or take a smaller step.`,

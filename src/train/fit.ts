@@ -92,7 +92,7 @@ export class Trainer<B = PackedBatch> {
     if (model.engine.dtype === "f16" && !optimizer.noisy) this.#scaling = new LossScaling(gpu, options.lossScale);
     const around = { scaling: this.#scaling, mixing: this.#mixing };
     this.#gradient = new StepGradient(objective, source, this.#plan, options, around);
-    this.#words = new StepWords(gpu, { accumulate: options.accumulate, stretches: this.stretches.length, scaling: this.#scaling }); // biome-ignore format: one line
+    this.#words = new StepWords(gpu, options, this.stretches.length, this.#scaling);
     this.#facts = new RunFacts(target, options, source.length, this.#scaling?.facts);
     this.#status = createStatus(gpu);
     gpu.keep(this.#status.buffer);
@@ -200,7 +200,7 @@ export class Trainer<B = PackedBatch> {
     const words = this.#words;
     const { report, count, tokens } = engine.step(() => {
       const losses = words.losses();
-      const size = this.#gradient.run(step, (micro, loss) => words.keep(losses, micro, loss));
+      const size = this.#gradient.run(step, (micro, term) => words.keep(losses, micro, term));
       // The loss itself is judged first: a bad one must not move θ even where its gradient happens to be finite.
       words.judge(losses, this.#status);
       const live = parameters.next();
@@ -249,17 +249,18 @@ export class Trainer<B = PackedBatch> {
   /** Waits for a step's report and believes it only if the step happened; what the prior did in it goes to `shares`. */
   async #land(pending: Pending, clock: { at: number }, shares: PriorShares): Promise<StepReport> {
     const { step, epoch, lr, count, tokens, average, dispatches } = pending;
-    const { losses, sums, status, rows, scale } = this.#words.parts(await pending.report, step);
+    const { losses, divergences, sums, status, rows, scale } = this.#words.parts(await pending.report, step);
     const found = verdict(status);
     if (found.bad) await this.#diverge(step);
     if (found.step !== step) throw didNotHappen(step, found.step);
     shares.add(sums, rows);
-    const nllSum = average * losses.reduce((total, loss) => total + loss, 0);
+    const summed = (terms: Float32Array) => average * terms.reduce((total, term) => total + term, 0);
     const now = performance.now();
     const seconds = Math.max(1e-6, (now - clock.at) / 1000);
     clock.at = now;
-    const terms = combineTerms(nllSum, count, sums, this.stretches, this.target.N, rows);
-    return { step, epoch, ...terms, lr, tokensPerSecond: tokens / seconds, dispatches, ...scale };
+    const terms = combineTerms(summed(losses), count, sums, this.stretches, this.target.N, rows);
+    const rDrop = divergences.length > 0 ? { rDrop: summed(divergences) / count } : {};
+    return { step, epoch, ...terms, lr, tokensPerSecond: tokens / seconds, dispatches, ...rDrop, ...scale };
   }
 
   /** Names the first bad operation of a step that changed nothing, and throws. */

@@ -7,7 +7,7 @@ import type { Engine, Theta } from "../autograd/index.ts";
 import { ops, Tensor } from "../autograd/index.ts";
 import { type Example, packBatch } from "../data/batches.ts";
 import { empty, fromHost, NdArray } from "../kernels/index.ts";
-import { BertForSequenceClassification, type DropoutKeys } from "../model/bert.ts";
+import { BertForSequenceClassification, type DropoutKeys, expectOneModel } from "../model/bert.ts";
 import { MEMBERS_GROUP } from "../model/rank-one.ts";
 import type { Likelihood } from "./objective.ts";
 import type { Source } from "./source.ts";
@@ -53,19 +53,29 @@ export class FrozenFeatures implements Likelihood<FeatureBatch>, Source<FeatureB
   }
 
   loss({ rows }: FeatureBatch, dropout?: DropoutKeys): { nlls: Tensor; count: number } {
-    const { gpu } = this.engine;
-    this.#features ??= this.#compute();
     // A copy for each rank-one member: the vectors are the same, the heads are not.
     const S = this.#model.rankOne?.members;
-    const index = fromHost(
-      gpu,
-      Uint32Array.from({ length: (S ?? 1) * rows.length }, (_, i) => rows[i % rows.length] ?? 0),
-    );
+    const logits = this.#model.classify(this.#copies(rows, S ?? 1), dropout, S); // [B, K] or [S·B, K]
+    return { nlls: this.#nllsOf(logits, rows), count: rows.length };
+  }
+
+  twice({ rows }: FeatureBatch, dropout?: DropoutKeys): { nlls: Tensor; logits: Tensor; count: number } {
+    expectOneModel(this.#model);
+    const logits = this.#model.classify(this.#copies(rows, 2), dropout); // [2B, K]
+    return { nlls: this.#nllsOf(logits, [...rows, ...rows]), logits, count: rows.length };
+  }
+
+  /** The rows' vectors S times over, [S·B, width]. */
+  #copies(rows: readonly number[], S: number): Tensor {
+    this.#features ??= this.#compute();
+    const index = Uint32Array.from({ length: S * rows.length }, (_, i) => rows[i % rows.length] ?? 0);
+    return ops.rows(new Tensor(this.engine, this.#features), fromHost(this.engine.gpu, index));
+  }
+
+  #nllsOf(logits: Tensor, rows: readonly number[]): Tensor {
     const labels = Uint32Array.from(rows, (row) => this.#examples[row]?.label as number);
-    const features = ops.rows(new Tensor(this.engine, this.#features), index); // [B, width] or [S·B, width]
-    const logits = this.#model.classify(features, dropout, S); // [B, K] or [S·B, K]
     const weights = this.#weighted ? Float32Array.from(rows, (row) => this.#examples[row]?.weight ?? 1) : undefined;
-    return { nlls: this.#model.nllsOf(logits, labels, weights), count: rows.length };
+    return this.#model.nllsOf(logits, labels, weights);
   }
 
   dispose(): void {

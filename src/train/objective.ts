@@ -18,6 +18,11 @@ export interface Likelihood<B> {
   readonly theta: Theta;
   /** −log p of each likelihood term (a sentence, a pair, or a labelled token) in nats, [count]. Inside `engine.step`. */
   loss(batch: B, dropout?: DropoutKeys): { nlls: Tensor; count: number };
+  /**
+   * The batch and a copy of it in one pass, each under masks of its own: logits [2B, K], the copy's after the batch's, and
+   * −log p of all of them, [2B]; `count` is that of the batch. What R-Drop asks (rdrop.ts); absent: it cannot be had.
+   */
+  twice?(batch: B, dropout?: DropoutKeys): { nlls: Tensor; logits: Tensor; count: number };
 }
 
 export interface LogPosterior<B> {
@@ -43,6 +48,8 @@ export interface NllTerm {
   /** Σ NLL / average, [1]. */
   loss: Tensor;
   count: number;
+  /** With R-Drop: Σ D / average, [1] (rdrop.ts). */
+  divergence?: Tensor;
 }
 
 /**

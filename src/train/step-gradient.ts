@@ -8,7 +8,8 @@ import { streamKey } from "../random.ts";
 import type { FitOptions } from "./fit-options.ts";
 import type { LossScaling } from "./lossscale.ts";
 import type { Mixing } from "./mixout.ts";
-import { accumulateGradient, type LogPosterior, type Stretch } from "./objective.ts";
+import { accumulateGradient, type LogPosterior, type NllTerm, type Stretch } from "./objective.ts";
+import { accumulateRDrop } from "./rdrop.ts";
 import type { Plan, Source } from "./source.ts";
 import { at } from "./step-words.ts";
 
@@ -25,6 +26,8 @@ export class StepGradient<B> {
   readonly #plan: Plan;
   readonly #seed: number;
   readonly #dropout: boolean;
+  /** R-Drop's α. */
+  readonly #alpha: number;
   readonly #scaling: LossScaling | undefined;
   readonly #mixing: Mixing | undefined;
 
@@ -32,7 +35,7 @@ export class StepGradient<B> {
     objective: LogPosterior<B>,
     source: Source<B>,
     plan: Plan,
-    { seed = 0, dropout = true }: FitOptions,
+    { seed = 0, dropout = true, rDrop = 0 }: FitOptions,
     around: { scaling: LossScaling | undefined; mixing: Mixing | undefined },
   ) {
     this.#objective = objective;
@@ -40,17 +43,18 @@ export class StepGradient<B> {
     this.#plan = plan;
     this.#seed = seed;
     this.#dropout = dropout;
+    this.#alpha = rDrop;
     this.#scaling = around.scaling;
     this.#mixing = around.mixing;
   }
 
-  /** Leaves the step's gradient in θ's gradient vector; each micro-batch's NLL term, [1], goes to `keep`. In `engine.step`. */
-  run(step: number, keep: (micro: number, loss: NdArray) => void): StepSize {
+  /** Leaves the step's gradient in θ's gradient vector; each micro-batch's term goes to `keep`. In `engine.step`. */
+  run(step: number, keep: (micro: number, term: NllTerm) => void): StepSize {
     const batches = () => this.#batches(step, keep);
     return this.#mixing ? this.#mixing.around(step, batches) : batches();
   }
 
-  #batches(step: number, keep: (micro: number, loss: NdArray) => void): StepSize {
+  #batches(step: number, keep: (micro: number, term: NllTerm) => void): StepSize {
     const { plan, index } = this.#plan.locate(step);
     const { engine, theta } = this.#objective.model;
     let count = 0;
@@ -61,15 +65,18 @@ export class StepGradient<B> {
       // Replica 0: training runs one copy of the model; members of a posterior have the others.
       const keys = (site: number) => streamKey(this.#seed, "dropout", step, micro, 0, site);
       const gradient = () => {
-        const start = this.#scaling?.seed();
-        return accumulateGradient(this.#objective, batch, plan.average, this.#dropout ? keys : undefined, start);
+        const [seed, dropout] = [this.#scaling?.seed(), this.#dropout ? keys : undefined];
+        const { average } = plan;
+        return this.#alpha > 0
+          ? accumulateRDrop(this.#objective, batch, { average, alpha: this.#alpha, dropout, seed })
+          : accumulateGradient(this.#objective, batch, average, dropout, seed);
       };
       const term = this.#scaling ? engine.inDtype(gradient) : gradient();
       const expected = this.#source.termCount?.(rows) ?? rows.length;
       if (term.count !== expected) {
         throw new Error(`the likelihood has ${term.count} terms where its source counts ${expected}`);
       }
-      keep(micro, term.loss.array);
+      keep(micro, term);
       count += term.count;
       tokens += (batch as { tokens?: number }).tokens ?? term.count;
     }

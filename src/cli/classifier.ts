@@ -54,9 +54,15 @@ export async function loadFor(
     out?.note(`readout ${model.readout.name}: ${why}`);
   }
   const { hiddenDropout, attentionDropout, classifierDropout } = model.config;
-  if (options.method === "dropout" && hiddenDropout === 0 && attentionDropout === 0 && !classifierDropout) {
+  const dropless = hiddenDropout === 0 && attentionDropout === 0 && !classifierDropout;
+  if (options.method === "dropout" && dropless) {
     throw new InputError(
       "--method dropout: config.json has no dropout, so all members would be the same. Give, say, --dropout 0.1.",
+    );
+  }
+  if (options.rDrop && dropless) {
+    throw new InputError(
+      `--r-drop ${options.rDrop}: config.json has no dropout, so both passes would be the same. Give, say, --dropout 0.1, or leave it out.`,
     );
   }
   return model;
@@ -88,8 +94,9 @@ export function startMembers({ theta }: LoadedClassifier, { rankOne, seed }: Fin
 
 /** Only what training needs: `dropout` is a probability there and a switch here. */
 export function fitOptions(options: FinetuneOptions): FitOptions {
-  const { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, mixout } = options;
-  return { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, mixout, optimizer: optimizerOf(options) };
+  const { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, mixout, rDrop } = options;
+  const optimizer = optimizerOf(options);
+  return { epochs, batch, accumulate, seed, shuffle, warmup, schedule, clip, mixout, rDrop, optimizer };
 }
 
 function optimizerOf({ optimizer, lr, headLr, weightDecay, rankOne }: FinetuneOptions): Optimizer {

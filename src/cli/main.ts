@@ -142,6 +142,10 @@ function commands(io: Io): Command {
       "--mixout <P>",
       "in each step swap weights of the encoder for their pretrained values with probability P: a prior of its own (encoder=0 then)",
     )
+    .option(
+      "--r-drop <ALPHA>",
+      "run every batch twice under two dropout masks and let predictions that differ cost (Liang et al. 2021): a regulariser, not a prior",
+    )
     .option("--seed <N>", "names every random draw of the run (default 0)")
     .option("--no-shuffle", "batches in the table's order")
     .option(

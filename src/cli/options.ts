@@ -84,6 +84,8 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
   dropout: number | undefined;
   /** p of a weight's swap for its pretrained value, in each step. */
   mixout: number | undefined;
+  /** R-Drop's α, a regulariser. */
+  rDrop: number | undefined;
   seed: number;
   shuffle: boolean;
   /** Sub-models that predict. */
@@ -221,6 +223,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
         ? undefined
         : numberValue("--dropout", dropout, { min: 0, max: 1, below: true, example: "0.1" }),
     mixout,
+    rDrop: rDropOption(raw, method),
     ...lengthOptions(raw),
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     shuffle: raw.shuffle !== false,
@@ -335,6 +338,18 @@ function mixoutOption(raw: RawFlags, method: Method): number | undefined {
   return p;
 }
 
+/** undefined where the flag is absent. InputError: every pass would be the same, or there is more than one model. */
+function rDropOption(raw: RawFlags, method: Method): number | undefined {
+  const text = textFlag(raw, "rDrop");
+  if (text === undefined) return undefined;
+  const alpha = numberValue("--r-drop", text, { min: 0, max: 1e6, example: "1" });
+  if (alpha > 0 && method === "rank-one")
+    refuse("--r-drop", text, "--method rank-one shares a batch out among its members already", "Leave it out.");
+  if (alpha > 0 && Number(textFlag(raw, "dropout") ?? 1) === 0)
+    refuse("--r-drop", text, "compares two dropout masks (found --dropout 0)", "Leave it out, or give, say, --dropout 0.1.");
+  return alpha;
+}
+
 function evaluateOption(text: string): "every" | "last" | number {
   if (/^[+-]?\d/.test(text)) return wholeValue("--evaluate", text, { min: 1, example: "100" });
   return choiceValue<"every" | "last">("--evaluate", text, ["every", "last"]);
@@ -413,11 +428,14 @@ function contradictions(options: FinetuneOptions, raw: RawFlags): void {
 
 /** What `warning:` lines say about options that are allowed together but seldom meant. */
 export function optionWarnings(options: FinetuneOptions): string[] {
-  const { method, precisions } = options;
+  const { method, precisions, rDrop } = options;
   const values = Object.values(precisions);
   const warnings = [];
   if ((method === "map" || MANY.includes(method)) && values.every((precision) => precision === 0)) {
     warnings.push(`--prior-precision ${precisionText(precisions)}: every precision is 0, so this is --method mle`);
+  }
+  if (rDrop && method === "laplace") {
+    warnings.push(`--r-drop ${rDrop}: a regulariser, not a prior, so the Gaussian stands around a θ that is not the posterior's mode`);
   }
   return warnings;
 }

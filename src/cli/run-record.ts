@@ -64,6 +64,7 @@ export function newRecord(
       precision,
       mean: isFlat(options) ? "none" : "pretrained, new parameters 0",
       ...(options.mixout ? { mixout: options.mixout } : {}),
+      ...(options.rDrop ? { rDrop: options.rDrop } : {}),
       ...(inputs.prior ? { prior: { ...inputs.prior } } : {}),
       readout: model.readout.name,
       head: model.head,

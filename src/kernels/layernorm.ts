@@ -8,8 +8,9 @@ import { empty, expectShape, type Into, type NdArray, target } from "./array.ts"
 import { columnSum, finishColumns, rowBlock } from "./colsum.ts";
 
 /**
- * Of the backward: "subgroup" finds dx, dgamma and dbeta in one pass, "plain" in two, everywhere. A wish of tests and
- * benches: where there are no subgroups, the plain one runs.
+ * Of the backward: "subgroup" finds dx, dgamma and dbeta in one pass, "plain" in two, everywhere. Of the forward: with
+ * "subgroup" the places of gamma and beta are written for Mesa's CPU driver, up to `ALIKE_WIDTH`. A wish of tests and benches:
+ * what cannot run is run as the plain one.
  */
 export type LayerNormFamily = "subgroup" | "plain";
 
@@ -22,12 +23,22 @@ export interface LayerNormResult {
 /** Rows a workgroup takes, one a thread. */
 const ROWS = 32;
 
+/** The most vectors in a row whose places `alike` of layernorm.wgsl can tell. */
+const ALIKE_WIDTH = 1024;
+
 /** y = gamma ⊙ (x − mean)·rstd + beta, row by row, with the biased variance. */
-export function layerNorm(gpu: Gpu, x: NdArray, gamma: NdArray, beta: NdArray, eps: number): LayerNormResult {
+export function layerNorm(
+  gpu: Gpu,
+  x: NdArray,
+  gamma: NdArray,
+  beta: NdArray,
+  eps: number,
+  family = familyOf(gpu),
+): LayerNormResult {
   expectRows("layerNorm", x, { gamma, beta });
   const y = empty(gpu, x.shape, "f32", "layerNorm");
   const stats = empty(gpu, [x.shape[0] as number, 2], "f32", "layerNorm");
-  launch(gpu, "layerNorm.forward", "forward", x, [x, gamma, beta, y, stats], eps);
+  launch(gpu, "layerNorm.forward", "forward", x, [x, gamma, beta, y, stats], { eps, family });
   return { y, stats };
 }
 
@@ -42,13 +53,15 @@ export function addLayerNorm(
   gamma: NdArray,
   beta: NdArray,
   eps: number,
+  family = familyOf(gpu),
 ): LayerNormResult & { sum: NdArray } {
   const dims = expectRows("addLayerNorm", x, { gamma, beta });
   expectShape("addLayerNorm", "residual", residual, "N C", dims);
   const y = empty(gpu, x.shape, "f32", "addLayerNorm");
   const stats = empty(gpu, [x.shape[0] as number, 2], "f32", "addLayerNorm");
   const sum = empty(gpu, x.shape, "f32", "addLayerNorm");
-  launch(gpu, "addLayerNorm.forward", "forward_residual", x, [x, gamma, beta, y, stats, residual, sum], eps);
+  const bindings = [x, gamma, beta, y, stats, residual, sum];
+  launch(gpu, "addLayerNorm.forward", "forward_residual", x, bindings, { eps, family });
   return { y, stats, sum };
 }
 
@@ -115,7 +128,7 @@ export function layerNormBackward(
   return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
 }
 
-/** Measured on lavapipe (bench/NOTES.md): 1.3 times as fast. GPUs load what all lanes share once by themselves. */
+/** Measured on lavapipe (bench/NOTES.md): 1.4 and 1.3 times as fast. GPUs load what all lanes share once by themselves. */
 function familyOf(gpu: Gpu): LayerNormFamily {
   return gpu.adapter.kind === "software" ? "subgroup" : "plain";
 }
@@ -127,7 +140,14 @@ function layout(c: number): { width: number; tile: Tile } {
     : { width: c, tile: { V: "f32", LANES: 1, SHARE: "0.25" } };
 }
 
-function launch(gpu: Gpu, op: string, entry: string, x: NdArray, bindings: View[], eps = 0): void {
+function launch(
+  gpu: Gpu,
+  op: string,
+  entry: string,
+  x: NdArray,
+  bindings: View[],
+  { eps = 0, family = "plain" }: { eps?: number; family?: LayerNormFamily } = {},
+): void {
   const [rows, c] = x.shape as [number, number];
   const { width, tile } = layout(c);
   gpu.dispatch({
@@ -135,8 +155,9 @@ function launch(gpu: Gpu, op: string, entry: string, x: NdArray, bindings: View[
     shader: "layernorm",
     entry,
     tile,
+    constants: family === "subgroup" && width <= ALIKE_WIDTH ? { ALIKE: 1 } : {},
     bindings,
-    params: [rows, width, f32(eps), 0],
+    params: [rows, width, f32(eps), 0, 0, 1, 2, 3],
     grid: grid(Math.ceil(rows / ROWS)),
   });
 }

@@ -346,7 +346,12 @@ function rDropOption(raw: RawFlags, method: Method): number | undefined {
   if (alpha > 0 && method === "rank-one")
     refuse("--r-drop", text, "--method rank-one shares a batch out among its members already", "Leave it out.");
   if (alpha > 0 && Number(textFlag(raw, "dropout") ?? 1) === 0)
-    refuse("--r-drop", text, "compares two dropout masks (found --dropout 0)", "Leave it out, or give, say, --dropout 0.1.");
+    refuse(
+      "--r-drop",
+      text,
+      "compares two dropout masks (found --dropout 0)",
+      "Leave it out, or give, say, --dropout 0.1.",
+    );
   return alpha;
 }
 
@@ -435,7 +440,9 @@ export function optionWarnings(options: FinetuneOptions): string[] {
     warnings.push(`--prior-precision ${precisionText(precisions)}: every precision is 0, so this is --method mle`);
   }
   if (rDrop && method === "laplace") {
-    warnings.push(`--r-drop ${rDrop}: a regulariser, not a prior, so the Gaussian stands around a θ that is not the posterior's mode`);
+    warnings.push(
+      `--r-drop ${rDrop}: a regulariser, not a prior, so the Gaussian stands around a θ that is not the posterior's mode`,
+    );
   }
   return warnings;
 }

@@ -19,7 +19,7 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
   const { members, seed, batch, accumulate } = options;
   const { points, rank, temperature, modes } = flags;
   const every = flags.every ?? Math.ceil(data.length / (batch * accumulate));
-  const { optimizer, clip, dropout, mixout } = fitOptions(options);
+  const { optimizer, clip, dropout, mixout, rDrop } = fitOptions(options);
   const { theta } = model;
   const slices = trainedSlices(theta);
   const writer = new PosteriorWriter(options.out, slices);
@@ -38,6 +38,7 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
       clip,
       dropout,
       mixout,
+      rDrop,
       seed,
       signal: out.io.signal,
       progress: (done) => bar.update(done),

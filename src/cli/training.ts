@@ -134,7 +134,7 @@ export class Training<B> {
       let bar = out.progress("training", trainer.steps);
       let skipped = 0;
       for await (const report of profile?.over(trainer) ?? trainer.run()) {
-        log.add({ ...lineOf(report), ...scaleOf(report) });
+        log.add({ ...lineOf(report), ...moreOf(report) });
         if (report.skipped) skipped++;
         if (out.io.env.DEBUG) out.note(stepSummary(report, trainer.target.model.engine.gpu.stats));
         onStep(report);
@@ -256,9 +256,12 @@ function lineOf(report: StepReport): JsonObject {
   return { step, epoch, nll, logPrior, logJoint, priorShare, distance, lr, gradNorm, tokensPerSecond };
 }
 
-/** What a line says besides with dtype f16; where a step was skipped, gradNorm and priorShare are null. */
-function scaleOf({ lossScale, skipped }: StepReport): JsonObject {
-  return lossScale === undefined ? {} : { lossScale, skipped: skipped === true };
+/** What a line says besides with R-Drop, and with dtype f16: where a step was skipped, gradNorm and priorShare are null. */
+function moreOf({ rDrop, lossScale, skipped }: StepReport): JsonObject {
+  return {
+    ...(rDrop === undefined ? {} : { rDrop }),
+    ...(lossScale === undefined ? {} : { lossScale, skipped: skipped === true }),
+  };
 }
 
 function barText({ epoch, nll, priorShare }: StepReport): string {

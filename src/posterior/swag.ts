@@ -14,8 +14,8 @@ import type { Optimizer } from "../train/optimizers.ts";
 import { epochsOf, type Source, whole } from "../train/source.ts";
 import { type Draws, readSlices, trainedSlices, writeSlices } from "./draws.ts";
 
-/** The path is of the objective that the run had: what clips, accumulates, drops or mixes there does so here. */
-export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "dropout" | "mixout"> {
+/** The path is of the objective that the run had: what clips, accumulates, drops, mixes or regularises there does so here. */
+export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "dropout" | "mixout" | "rDrop"> {
   /** At its rate, without warm-up or decay. */
   optimizer: Optimizer;
   /** Points of the path, from 2. */
@@ -114,7 +114,7 @@ export async function swag<B = PackedBatch>(
   whole("points", points, 2);
   whole("every", every, 1);
   whole("burn-in", burnIn, 0);
-  const { accumulate = 1, clip, dropout, mixout } = options;
+  const { accumulate = 1, clip, dropout, mixout, rDrop } = options;
   const { theta } = target.model;
   const steps = burnIn + points * every;
   const found = new Swag(theta, rank);
@@ -131,6 +131,7 @@ export async function swag<B = PackedBatch>(
       clip,
       dropout,
       mixout,
+      rDrop,
       // Another order and other masks than those of the training before.
       seed: streamKey(seed, "swag path")[0],
       schedule: "constant",

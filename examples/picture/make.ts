@@ -9,6 +9,7 @@ import { loadTokenizer } from "../../src/data/load.ts";
 import { open } from "../../src/open.ts";
 import { Stream } from "../../src/random.ts";
 import { Grammar, LABELS } from "../default/grammar.ts";
+import { divergences, mean } from "../divergence.ts";
 import { type Point, picture } from "./draw.ts";
 import { predictions } from "./methods.ts";
 
@@ -42,7 +43,7 @@ for (const seed of SEEDS) {
     const wanted = (method: string) => !done.some((p) => p.method === method && p.n === n && p.seed === seed);
     const setting = { engine, model: MODEL, labels, train: all.slice(0, n), dev, seed };
     for await (const { method, logMean } of predictions(setting, wanted)) {
-      const point = { method, n, seed, kl: divergence(exact, logMean) };
+      const point = { method, n, seed, kl: mean(divergences(exact, logMean)) };
       done.push(point);
       appendFileSync(LINES, `${JSON.stringify(point)}\n`);
       process.stderr.write(`${n} sentences, seed ${seed}, ${method}: ${point.kl.toFixed(3)}\n`);
@@ -55,12 +56,3 @@ const about = [
 ];
 writeFileSync(at("../../docs/posterior.svg"), await picture(done, about));
 engine.close();
-
-/** Mean over the sentences of KL(p(y|x) ‖ q(y|x)), nats. */
-function divergence(p: readonly (readonly number[])[], logq: Float64Array): number {
-  const K = logq.length / p.length;
-  return (
-    p.reduce((sum, row, i) => sum + row.reduce((kl, q, k) => kl + q * (Math.log(q) - logq[i * K + k]!), 0), 0) /
-    p.length
-  );
-}

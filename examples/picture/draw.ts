@@ -51,8 +51,9 @@ export async function picture(points: readonly Point[], about: readonly string[]
     y: {
       type: "log",
       grid: true,
-      ticks: 8,
+      ticks: [0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
       tickFormat: ".2~f",
+      labelOffset: 48,
       label: "mean KL from the exact p(y|x), nats a sentence",
     },
     marks: [

@@ -43,7 +43,9 @@ export function anchorNoise<B>(
 }
 
 /**
- * Moves the prior's mean in `slices` (as `anchoredSlices` gives them) to a draw of the prior. Mind that an isotropic prior's draws at a
+ * Moves the prior's mean in `slices` (as `anchoredSlices` gives them) to a draw of the prior, and θ with it: the member
+ * starts at its anchor. Where the data say little only the prior's pull would bring it there, and at τ/N that takes
+ * N/(rate·τ) steps, more than a fine-tuning has: members that start alike would still be alike. Mind that an isotropic prior's draws at a
  * precision that is good for MAP destroy an encoder, towards whose ruins the member is then pulled: volume.ts measures it.
  */
 export async function drawAnchor<B>(
@@ -53,7 +55,8 @@ export async function drawAnchor<B>(
 ): Promise<void> {
   const { model, prior } = target;
   const mean = await readSlices(model.theta, slices, prior.mu);
-  writeSlices(model.theta, slices, sum(mean, await anchorNoise(target, slices, name)), prior.mu);
+  const anchor = sum(mean, await anchorNoise(target, slices, name));
+  for (const vector of [prior.mu, model.theta.values]) writeSlices(model.theta, slices, anchor, vector);
 }
 
 /** n weights of mean and variance 1; the stream is (seed, "weights", member). */

@@ -117,6 +117,79 @@ describe("randomised MAP of linear regression (check 15b)", () => {
   });
 });
 
+describe("members start at their anchors", () => {
+  // The data see the first weight well and the two others hardly, as a head's many features: there Λ ≈ τI.
+  const open = { ...rows, x: rows.x.map((value, i) => (i % d === 0 ? value : 0.1 * value)) };
+  const [STEPS, RATE] = [5, 0.2];
+  const options = {
+    optimizer: sgd({ lr: RATE }),
+    epochs: STEPS,
+    batch: n,
+    schedule: "constant",
+    warmup: 0,
+    seed: 5,
+  } as const;
+  const H = LAMBDA.map((row, i) => row.map((_, j) => open.x.reduce((sum, value, k) => sum + (k % d === i ? (value * open.x[k - i + j]!) / sigma2 : 0), 0))); // biome-ignore format: one line
+  const expected = inverse(H.map((row, i) => row.map((value, j) => value + (i === j ? tau : 0))));
+
+  /** STEPS of gradient descent in float64 of member s, from its anchor or from μ. */
+  const walk = (s: number, fromAnchor: boolean): number[] => {
+    const y = perturbedTargets(open.y, sigma2, { seed: 5, member: s });
+    const stream = new Stream(5, "anchor", s, 0);
+    const anchor = MU.map((m) => m + stream.normal() / Math.sqrt(tau));
+    let w = fromAnchor ? anchor : MU;
+    for (let step = 0; step < STEPS; step++) {
+      const g = w.map((value, i) => tau * (value - anchor[i]!));
+      for (let r = 0; r < n; r++) {
+        const x = open.x.subarray(r * d, (r + 1) * d);
+        const error = w.reduce((sum, value, i) => sum + value * x[i]!, 0) - y[r]!;
+        for (let i = 0; i < d; i++) g[i]! += (error * x[i]!) / sigma2;
+      }
+      w = w.map((value, i) => value - (RATE / n) * g[i]!);
+    }
+    return w;
+  };
+
+  test("so that a few steps leave them as wide as Λ⁻¹ where the data say little", () => {
+    const distanceOf = (fromAnchor: boolean) => {
+      const { covariance } = moments(Array.from({ length: 4000 }, (_, s) => walk(s, fromAnchor)));
+      const norm = (of: (i: number, j: number) => number) => Math.hypot(...MU.flatMap((_, i) => MU.map((_, j) => of(i, j)))); // biome-ignore format: one line
+      return norm((i, j) => covariance[i]![j]! - expected[i]![j]!) / norm((i, j) => expected[i]![j]!);
+    };
+    // The standard error of the nearer one is about √(2/4,000).
+    expect(distanceOf(true)).toBeLessThan(0.08);
+    expect(distanceOf(false)).toBeGreaterThan(0.5);
+  });
+
+  test("and that is what training does", async () => {
+    const draws = await ensemble<Rows>(
+      () => {
+        const toy = linearRegression(new Engine(gpu()), d, sigma2, Float32Array.from(MU));
+        const prior = gaussianPrior(toy.theta, { encoder: { mean: "pretrained", precision: tau } });
+        const dispose = () => {
+          prior.dispose();
+          toy.dispose();
+        };
+        return { target: logPosterior(toy, prior, { N: n }), data: rowSource(open), dispose };
+      },
+      {
+        members: 2,
+        fit: options,
+        anchored: {
+          groups: ["encoder"],
+          perturb: (_, name) => rowSource({ ...open, y: Float32Array.from(perturbedTargets(open.y, sigma2, name)) }),
+        },
+      },
+    );
+    for (const s of [0, 1]) {
+      const found = await draws.read(s);
+      walk(s, true).forEach((value, i) => {
+        expect(found[i]).toBeCloseTo(value, 5);
+      });
+    }
+  });
+});
+
 describe("exponential weights", () => {
   test("have mean and variance 1, and are named by seed and member", () => {
     const weights = exponentialWeights(100_000, { seed: 1, member: 2 });
@@ -229,6 +302,7 @@ describe("a BERT", () => {
     const after = await readSlices(theta, theta.layout.slices, target.prior.mu);
     const moved = after.map((value, i) => Number(value !== before[i])).reduce((a, b) => a + b);
     expect(moved).toBe(head.reduce((sum, { size }) => sum + size, 0));
+    expect(await readSlices(theta, head)).toEqual(await readSlices(theta, head, target.prior.mu));
     dispose();
     await expect(
       ensemble(

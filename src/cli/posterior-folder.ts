@@ -13,11 +13,13 @@ import { inert, quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { firstNonFinite, safetensorsPieces, type TensorToWrite } from "../model/safetensors.ts";
 import { openSafetensors } from "../model/safetensors-file.ts";
-import type { Draws } from "../posterior/index.ts";
+import { type Draws, spreadOver } from "../posterior/index.ts";
 
 interface MemberFile {
   file: string;
   sha256: string;
+  /** The chain or mode that it is of, where there are several. */
+  chain?: number;
 }
 
 /** posterior.json. */
@@ -70,8 +72,8 @@ export class PosteriorWriter {
     return this.#members.length;
   }
 
-  /** `values`: the slices' numbers one after the other. */
-  add(values: Float32Array): void {
+  /** `values`: the slices' numbers one after the other; `chain`: which chain or mode gave them. */
+  add(values: Float32Array, chain?: number): void {
     const tensors: TensorToWrite[] = [];
     let at = 0;
     for (const { name, shape, size } of this.#slices.flatMap(({ parameters }) => parameters)) {
@@ -81,7 +83,7 @@ export class PosteriorWriter {
     const file = memberFile(this.#members.length);
     const path = join(this.#folder, file);
     writeFileAtomic(path, safetensorsPieces(tensors));
-    this.#members.push({ file, sha256: sha256File(path) });
+    this.#members.push({ file, sha256: sha256File(path), ...(chain === undefined ? {} : { chain }) });
     if (this.#method !== undefined) this.#writeJournal();
   }
 
@@ -146,14 +148,17 @@ function recordAt(path: string): PosteriorRecord | undefined {
     Array.isArray(members) &&
     members.every(
       // A name of ours and nothing else: a manifest must not lead out of its folder.
-      (m) => isObject(m) && /^member-\d{3,6}\.safetensors$/.test(String(m.file)) && typeof m.sha256 === "string",
+      (m) =>
+        isObject(m) &&
+        /^member-\d{3,6}\.safetensors$/.test(String(m.file)) &&
+        typeof m.sha256 === "string" &&
+        (m.chain === undefined || Number.isSafeInteger(m.chain)),
     );
   return ok ? (record as unknown as PosteriorRecord) : undefined;
 }
 
 /**
- * `members` of a run's draws, spread over all of them as they were written, so that a few are of every chain and mode, not
- * of the first; for a model of its architecture. InputError: more than it holds, a tensor that the model has not or has in
+ * `members` of a run's draws, from each chain or mode in turn and spread over it (`spreadOver`); for a model of its architecture. InputError: more than it holds, a tensor that the model has not or has in
  * another shape, a file that is not the one written.
  */
 export function storedDraws(
@@ -168,6 +173,10 @@ export function storedDraws(
       `--members ${count}: more than the run holds (${record.members.length} in ${inert(join(run, FOLDER))}). Ask for fewer, or leave the flag out.`,
     );
   }
+  const chosen = spreadOver(
+    record.members.map(({ chain }) => chain),
+    count,
+  );
   const known = new Set(record.covers);
   const strange = record.covers.find((name) => !theta.layout.has(name));
   if (strange !== undefined) {
@@ -181,7 +190,7 @@ export function storedDraws(
     size: count,
     slices,
     read(s) {
-      const member = record.members[Math.floor((s * record.members.length) / count)] as MemberFile;
+      const member = record.members[chosen[s] ?? 0] as MemberFile;
       const path = join(run, FOLDER, member.file);
       if (sha256File(path) !== member.sha256) {
         throw new InputError(

@@ -147,7 +147,7 @@ async function sampling(
     })) {
       if (trace.length >= members) break;
       const { values, ...watched } = draw;
-      writer.add(values);
+      writer.add(values, watched.chain);
       trace.push(watched);
       bar.update(trace.length);
     }

@@ -61,7 +61,7 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
         const share = Math.floor(members / modes) + (mode < members % modes ? 1 : 0);
         if (share === 0) continue;
         const draws = path.draws(share, { seed: streamKey(seed, "swag", mode)[0], temperature });
-        for (let s = 0; s < share; s++) writer.add(await draws.read(s));
+        for (let s = 0; s < share; s++) writer.add(await draws.read(s), mode);
       } finally {
         if (path !== kept?.swag) path.dispose();
       }

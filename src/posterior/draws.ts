@@ -36,6 +36,30 @@ export function heldDraws(slices: readonly Slice[], values: readonly Float32Arra
   return { size: values.length, slices, read: (s) => values[s] as Float32Array };
 }
 
+/**
+ * `count` of some draws, by number: from each chain (or mode) in turn as long as it has some, and spread over it, so that a
+ * few are of every chain, however short one is. `chains`: which chain each draw is of; all of one where that is not known.
+ */
+export function spreadOver(chains: readonly (number | undefined)[], count: number): number[] {
+  const members = new Map<number | undefined, number[]>();
+  for (const [s, chain] of chains.entries()) members.set(chain, [...(members.get(chain) ?? []), s]);
+  const groups = [...members.values()];
+  const shares = groups.map(() => 0);
+  for (let taken = 0; taken < Math.min(count, chains.length); ) {
+    for (const [g, group] of groups.entries()) {
+      if (taken === count || (shares[g] ?? 0) === group.length) continue;
+      shares[g] = (shares[g] ?? 0) + 1;
+      taken++;
+    }
+  }
+  return groups
+    .flatMap((group, g) => {
+      const share = shares[g] ?? 0;
+      return Array.from({ length: share }, (_, s) => group[Math.floor((s * group.length) / share)] as number);
+    })
+    .sort((a, b) => a - b);
+}
+
 /** The slices that train: those that are not frozen. */
 export function trainedSlices(theta: Theta): Slice[] {
   return theta.layout.slices.filter((slice) => !theta.isFrozen(slice));

@@ -22,6 +22,7 @@ export {
   type Draws,
   heldDraws,
   readSlices,
+  spreadOver,
   type ThetaClassifier,
   thetaMembers,
   trainedSlices,

@@ -169,6 +169,23 @@ describe("members of an earlier attempt", () => {
     expect(await firsts(3)).toEqual([0, 2, 4]);
   });
 
+  test("and chains that are not equally long take turns: a few are of each", async () => {
+    const writer = new PosteriorWriter(at("uneven"), slices);
+    // Ten draws of chain 0, two of chain 1, one of chain 2.
+    for (let s = 0; s < 13; s++) writer.add(Float32Array.from([s, 1, 2, 3, 4, 5]), s < 10 ? 0 : s < 12 ? 1 : 2);
+    writer.finish("sgld", {});
+    const record = readPosterior(at("uneven"));
+    const theta = { layout: new Layout(WHOLE) };
+    const firsts = async (members: number) => {
+      const draws = storedDraws(at("uneven"), record as NonNullable<typeof record>, theta, members);
+      return (await Promise.all(Array.from({ length: draws.size }, (_, s) => draws.read(s)))).map(([first]) => first);
+    };
+    expect(await firsts(2)).toEqual([0, 10]);
+    expect(await firsts(3)).toEqual([0, 10, 12]);
+    expect(await firsts(6)).toEqual([0, 3, 6, 10, 11, 12]);
+    expect(await firsts(13)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+  });
+
   test("go where they are of another method or cover something else, or where nothing is to be kept", () => {
     written("other", 2);
     const { slices: others } = new Layout([{ key: "v", parameters: [{ name: "v", shape: [2, 3] }], groups: ["head"] }]);

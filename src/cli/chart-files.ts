@@ -5,9 +5,10 @@
 import * as fs from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { storageError, writeFileAtomic } from "../data/files.ts";
+import { count } from "../data/tables.ts";
 import { inert } from "../data/text.ts";
 import { InputError, StorageError } from "../errors.ts";
-import { type Prediction, reliability, selective } from "../posterior/index.ts";
+import { type Prediction, reliability, selective, type TraceRow } from "../posterior/index.ts";
 import { type LogProbabilities, topLabels } from "../train/index.ts";
 import type { Calibration, Evaluated } from "./evaluate.ts";
 import { figure } from "./format.ts";
@@ -21,13 +22,17 @@ const FILES = {
   scaled: "reliability-scaled.svg",
   coverage: "coverage.svg",
   uncertainty: "uncertainty.svg",
+  trace: "trace.svg",
 } as const;
 
 /**
  * The folder of `--charts`, which may not be there yet; undefined without the flag. Checked before anything is measured.
  * InputError: a chart of it would be overwritten. StorageError: the folder that it goes into is not there.
  */
-export function chartsOption(raw: RawFlags, { ood, scaled }: { ood: boolean; scaled: boolean }): string | undefined {
+export function chartsOption(
+  raw: RawFlags,
+  { ood, scaled, trace }: { ood: boolean; scaled: boolean; trace: boolean },
+): string | undefined {
   const folder = textFlag(raw, "charts");
   if (folder === undefined) {
     if (raw.overwrite !== true) return undefined;
@@ -44,7 +49,8 @@ export function chartsOption(raw: RawFlags, { ood, scaled }: { ood: boolean; sca
     throw new StorageError(`${flag}: its parent folder does not exist. Make it, or choose another.`);
   }
   const { reliability, coverage } = FILES;
-  const files = [reliability, coverage, ...(scaled ? [FILES.scaled] : []), ...(ood ? [FILES.uncertainty] : [])];
+  const [own, other, chains] = [scaled && FILES.scaled, ood && FILES.uncertainty, trace && FILES.trace];
+  const files = [reliability, coverage, own, other, chains].filter((file) => file !== false);
   const there = files.find((file) => statusOf(join(folder, file)) !== undefined);
   if (there !== undefined && raw.overwrite !== true) {
     throw new InputError(`${flag}: ${there} exists. Add --overwrite to replace it, or choose another folder.`);
@@ -67,12 +73,14 @@ export interface Drawn {
   scaledLogp: LogProbabilities | undefined;
   prediction: Prediction;
   foreign: Prediction | undefined;
+  /** Of a sampler's run. */
+  trace: readonly TraceRow[] | undefined;
 }
 
 /** Draws and writes. The libraries that draw are loaded here, at the end of all other work. */
 export async function writeCharts(folder: string, drawn: Drawn, out: Output): Promise<void> {
   const { coverageChart, reliabilityChart, uncertaintyChart } = await import("./charts.ts");
-  const { named, answer, labels, logp, scaledLogp, prediction, foreign } = drawn;
+  const { named, answer, labels, logp, scaledLogp, prediction, foreign, trace } = drawn;
   const on = `${named.run} on ${named.data}`;
   const counts = `n ${answer.n}, members ${answer.members}`;
   const calibration = ({ ece, eceInterval: [low, high], eceFloor }: Calibration) =>
@@ -113,6 +121,12 @@ export async function writeCharts(folder: string, drawn: Drawn, out: Output): Pr
     const title = key === "epistemic" ? "Epistemic uncertainty" : "Total uncertainty";
     charts.push([FILES.uncertainty, await uncertaintyChart(seen, { title: `${title}, in and out of domain`, lines })]);
   }
+  if (trace !== undefined) {
+    const { traceChart } = await import("./trace-chart.ts");
+    const [chains, draws] = [new Set(trace.map((row) => row.chain)).size, new Set(trace.map(placeOf)).size];
+    const lines = [named.run, `${count(chains, "chain")}, ${count(draws, "draw")}; ESS and R-hat of these draws`];
+    charts.push([FILES.trace, await traceChart(trace, { title: "Trace", lines })]);
+  }
   try {
     if (!fs.existsSync(folder)) fs.mkdirSync(folder);
   } catch (error) {
@@ -121,3 +135,5 @@ export async function writeCharts(folder: string, drawn: Drawn, out: Output): Pr
   for (const [file, svg] of charts) writeFileAtomic(join(folder, file), svg);
   out.note(`charts in ${folder}: ${charts.map(([file]) => file).join(", ")}`);
 }
+
+const placeOf = ({ chain, draw }: TraceRow) => `${chain} ${draw}`;

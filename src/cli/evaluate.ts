@@ -31,6 +31,7 @@ import { columnOptions, lengthOptions, membersOption, type RawFlags, required, t
 import { Output } from "./output.ts";
 import type { RunRecord } from "./run-folder.ts";
 import { labelsOf, loadClassifier, openModelFolder, runLength } from "./source.ts";
+import { hasTrace, readTrace } from "./trace.ts";
 
 /** What is said of calibration, of predictions as they are or at a temperature. */
 export interface Calibration extends Pick<Metrics, "accuracy" | "nll" | "brier" | "ece" | "eceFloor"> {
@@ -60,7 +61,10 @@ export async function evaluateCommand(raw: RawFlags, io: Io): Promise<void> {
     batchOption(raw),
   ];
   const [oodPath, fitPath] = [textFlag(raw, "ood"), textFlag(raw, "temperatureFrom")];
-  const charts = chartsOption(raw, { ood: oodPath !== undefined, scaled: fitPath !== undefined });
+  const traced = hasTrace(folderPath);
+  const charts = chartsOption(raw, { ood: oodPath !== undefined, scaled: fitPath !== undefined, trace: traced });
+  // Read before anything is measured, as everything that may be refused.
+  const trace = charts !== undefined && traced ? readTrace(folderPath) : undefined;
   const folder = openModelFolder("--run", folderPath);
   try {
     const labels = labelsOf("--run", folder);
@@ -118,6 +122,7 @@ export async function evaluateCommand(raw: RawFlags, io: Io): Promise<void> {
         scaledLogp: scaled?.logp,
         prediction,
         foreign: seen.foreign,
+        trace,
       };
       await writeCharts(charts, drawn, out);
     }

@@ -168,6 +168,12 @@ function commands(io: Io): Command {
     .option("--thin <N>", "sgld, sghmc: steps from draw to draw (default 50)")
     .option("--chains <N>", "sgld, sghmc: chains, which share the members (default 2)")
     .option("--friction <A>", "sghmc: share of the velocity that a step loses (default .1)")
+    .option("--resample <K>", "sghmc: steps after which velocities are drawn anew (default: only at the start)")
+    .option(
+      "--cycles <M>",
+      "sgld, sghmc: step sizes that fall to 0 and start again, M times a chain; draws are of each cycle's last part (default: one size)",
+    )
+    .option("--exploration <P>", "--cycles: share of a cycle that looks for a mode, without noise (default .8)")
     .option("--points <N>", "swag: points of the path that training goes on along (default 20)")
     .option("--every <N>", "swag: steps from point to point (default an epoch)")
     .option("--rank <K>", "swag: deviations kept, each as long as θ (default 10)")
@@ -188,7 +194,7 @@ function commands(io: Io): Command {
     .option("--data <FILE>", "labelled texts, .tsv or .jsonl")
     .option("--ood <FILE>", "texts of another domain: does uncertainty tell them apart (AUROC)?")
     .option("--temperature-from <FILE>", "labelled texts, neither trained on nor in --data, to fit a temperature on")
-    .option("--charts <DIR>", "write reliability, coverage and uncertainty there, .svg each")
+    .option("--charts <DIR>", "write reliability, coverage and uncertainty there, and a sampler's trace, .svg each")
     .option("--overwrite", "replace charts in --charts")
     .option("--batch <N>", "sequences at once (default 32)")
     .option("--members <S>", "sub-models that predict together");

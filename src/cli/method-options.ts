@@ -22,6 +22,12 @@ export interface SamplerOptions {
   chains: number;
   /** SGHMC's α. */
   friction: number;
+  /** Steps after which SGHMC draws its velocities anew; undefined: only at the start. */
+  resample: number | undefined;
+  /** Cycles of the step size that a chain walks through; undefined: it stays. */
+  cycles: number | undefined;
+  /** Share of a cycle that explores, at large steps and without noise; undefined without cycles. */
+  exploration: number | undefined;
 }
 
 /** How SWAG's path is walked and drawn from. */
@@ -79,6 +85,9 @@ const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   thin: ["--thin", ["sgld", "sghmc"]],
   chains: ["--chains", ["sgld", "sghmc"]],
   friction: ["--friction", ["sghmc"]],
+  resample: ["--resample", ["sghmc"]],
+  cycles: ["--cycles", ["sgld", "sghmc"]],
+  exploration: ["--exploration", ["sgld", "sghmc"]],
   points: ["--points", ["swag"]],
   every: ["--every", ["swag"]],
   rank: ["--rank", ["swag"]],
@@ -90,6 +99,20 @@ const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   temperatureSweep: ["--temperature-sweep", ["sgld", "sghmc", "swag", "laplace"]],
   likelihoodTemperature: ["--likelihood-temperature", ["laplace", "sgld", "sghmc"]],
 };
+
+/** Where an option is not called as its flag is. */
+const NAMED: Readonly<Record<string, string>> = {
+  "sampler.groups": "--sample",
+  "sampler.lr": "--sample-lr",
+  "rankOne.layers": "--member-layers",
+  "rankOne.precision": "--member-precision",
+  sweep: "--temperature-sweep",
+};
+
+/** The flag of an option of a method, as a run remembers it; undefined: it has the option's own name. */
+export function flagOfMethod(method: string, option?: string): string | undefined {
+  return NAMED[option === undefined ? method : `${method}.${option}`];
+}
 
 /** All of them; an InputError for a value that is not one, or a flag that the method does not read. */
 export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
@@ -119,14 +142,16 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
     sampler:
       method === "sgld" || method === "sghmc"
         ? {
+            ...cyclesOf(given),
             groups: groupsOf("--sample", value("sample", "head")),
             lr: above("sampleLr", "--sample-lr", method === "sghmc" ? "0.005" : "0.02"),
             temperature,
             likelihoodTemperature,
-            burnIn: whole("burnIn", "--burn-in", "500", 0, 1e7),
+            burnIn: given("cycles") === undefined ? whole("burnIn", "--burn-in", "500", 0, 1e7) : 0,
             thin: whole("thin", "--thin", "50", 1, 1e6),
             chains: whole("chains", "--chains", "2", 1, 64),
             friction: above("friction", "--friction", "0.1", 1),
+            resample: given("resample") === undefined ? undefined : whole("resample", "--resample", "50", 1, 1e7),
           }
         : undefined,
     swag:
@@ -180,6 +205,22 @@ export function atTemperature<T extends MethodOptions>(options: T, temperature: 
     sampler: sampler && { ...sampler, temperature },
     swag: swag && { ...swag, temperature },
     laplace: laplace && { ...laplace, temperature },
+  };
+}
+
+/** Of cyclical step sizes. InputError: what only they have without them, or what they do in another way. */
+function cyclesOf(given: (key: string) => string | undefined): Pick<SamplerOptions, "cycles" | "exploration"> {
+  const [cycles, exploration, burnIn] = ["cycles", "exploration", "burnIn"].map(given);
+  if (cycles === undefined) {
+    if (exploration !== undefined)
+      refuse("--exploration", exploration, "a share of a cycle (found no --cycles)", "Add, say, --cycles 4.");
+    return { cycles: undefined, exploration: undefined };
+  }
+  if (burnIn !== undefined)
+    refuse("--burn-in", burnIn, "every cycle begins with its exploration, which is its burn-in", "Leave it out, or give --exploration."); // biome-ignore format: one sentence
+  return {
+    cycles: wholeValue("--cycles", cycles, { min: 1, max: 1e6, example: "4" }),
+    exploration: numberValue("--exploration", exploration ?? "0.8", { min: 0, max: 1, below: true, example: "0.8" }),
   };
 }
 

@@ -5,11 +5,13 @@
  */
 import { basename } from "node:path";
 import type { Dtype } from "../autograd/index.ts";
+import { isObject } from "../data/json.ts";
+import { count } from "../data/tables.ts";
 import { quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { type HeadSpec, WIDEST_HEAD } from "../model/bert.ts";
 import { READOUTS } from "../model/readout.ts";
-import { type MethodOptions, methodOptions } from "./method-options.ts";
+import { flagOfMethod, type MethodOptions, methodOptions } from "./method-options.ts";
 import { checkPriorMethod, priorFile } from "./prior-choice.ts";
 import {
   choiceValue,
@@ -423,6 +425,11 @@ function contradictions(options: FinetuneOptions, raw: RawFlags): void {
     const what = `--method ${method} keeps one θ, and members come from --method ${MANY.join(", ")}`;
     refuse("--members", String(members), what, "Leave the flag out, or choose one of them.");
   }
+  const { cycles, chains = 1 } = options.sampler ?? {};
+  if (cycles !== undefined && cycles > Math.ceil(members / chains)) {
+    const what = `more cycles than draws (found --members ${members}, by ${count(chains, "chain")})`;
+    refuse("--cycles", String(cycles), what, "Take fewer, or give more --members.");
+  }
   if (method === "rank-one" && members < 2) {
     refuse("--members", String(members), "a rank-one ensemble has two or more", "Give, say, --members 4.");
   }
@@ -464,12 +471,24 @@ export function optionRecord(options: FinetuneOptions): Record<string, unknown> 
 
 /** The flags that differ between a run and the command that would continue it, in one sentence; undefined if none. */
 export function differingFlags(run: Record<string, unknown>, now: Record<string, unknown>): string | undefined {
-  const differing = [...new Set([...Object.keys(run), ...Object.keys(now)])].filter(
-    (key) => JSON.stringify(run[key] ?? null) !== JSON.stringify(now[key] ?? null),
+  const [before, after] = [run, now].map(flagsOf) as [Map<string, unknown>, Map<string, unknown>];
+  const differing = [...new Set([...before.keys(), ...after.keys()])].filter(
+    (flag) => JSON.stringify(before.get(flag) ?? null) !== JSON.stringify(after.get(flag) ?? null),
   );
   if (differing.length === 0) return undefined;
   const shown = (value: unknown) => (value === undefined || value === null ? "nothing" : quote(String(value)));
-  return differing.map((key) => `${flagOf(key)} was ${shown(run[key])} and is ${shown(now[key])}`).join("; ");
+  return differing.map((flag) => `${flag} was ${shown(before.get(flag))} and is ${shown(after.get(flag))}`).join("; ");
+}
+
+/** A record's values by flag; those of a method lie one deeper. */
+function flagsOf(record: Record<string, unknown>): Map<string, unknown> {
+  return new Map(
+    Object.entries(record).flatMap(([key, value]): [string, unknown][] =>
+      isObject(value)
+        ? Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), of])
+        : [[flagOfMethod(key) ?? flagOf(key), value]],
+    ),
+  );
 }
 
 function flagOf(key: string): string {

@@ -80,7 +80,8 @@ export function effectiveSampleSize(chains: Chains): number {
     tau += 2 * least;
   }
   const draws = m * n;
-  return plus > 0 ? Math.min(draws / tau, draws * Math.log10(draws)) : Number.NaN;
+  // Of a few antithetic draws the sum may fall to 0 and below, which is no length of time.
+  return plus > 0 ? draws / Math.max(tau, 1 / Math.log10(draws)) : Number.NaN;
 }
 
 /** Halves of chains; of an odd length the middle draw belongs to neither. */

@@ -65,7 +65,7 @@ export {
 export { combine, type Predictive } from "./predictive.ts";
 export { rankOneDraws, rankOneMembers } from "./rank-one.ts";
 export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
-export { type Cycle, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";
+export { type Cycle, cycleOf, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";
 export { Swag, type SwagOptions, swag } from "./swag.ts";
 export {
   fitTemperature,
@@ -75,5 +75,16 @@ export {
   temper,
   temperatureScaled,
 } from "./temperature.ts";
+export {
+  diagnoseTrace,
+  type SentenceLogits,
+  sentenceLogits,
+  type TraceRow,
+  traceChains,
+  traceCsv,
+  traceJson,
+  traceRows,
+  type Watched,
+} from "./trace.ts";
 export { drawsOf, sampledSlices, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "./trajectory.ts";
 export { featureCosine, LEAST_COSINE, volumeWarning } from "./volume.ts";

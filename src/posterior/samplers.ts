@@ -68,6 +68,26 @@ export function cyclical({ length, exploration = 0.8 }: Cycle): {
   };
 }
 
+/**
+ * The cycle whose sampling part gives a chain's `draws` in `cycles` equal shares, one every `thin` steps: the share that
+ * explores is `exploration` up to a whole step.
+ */
+export function cycleOf({
+  draws,
+  thin,
+  cycles,
+  exploration,
+}: {
+  draws: number;
+  thin: number;
+  cycles: number;
+  exploration: number;
+}): Required<Cycle> {
+  const sampling = thin * Math.ceil(draws / cycles);
+  const length = Math.max(2, sampling, Math.round(sampling / (1 - exploration)));
+  return { length, exploration: (length - sampling) / length };
+}
+
 function langevin(
   name: "sgld" | "sghmc",
   { N, temperature = 1, seed = 0, cycle, ...rates }: LangevinSettings,

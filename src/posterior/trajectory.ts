@@ -33,7 +33,9 @@ export interface TrajectoryOptions {
   /** True: only these steps of the path give draws (a cycle's sampling part), each of them; `thin` and `burnIn` count those. */
   samples?: ((step: number) => boolean) | undefined;
   warn?: ((line: string) => void) | undefined;
-  /** Hears of every step after `burnIn`, also those that give no draw: what a chain's mixing is judged by. */
+  /** More to keep beside a draw. Asked at each draw, while θ is that draw; `sentenceLogits` makes one. */
+  functionals?: (() => Promise<Readonly<Record<string, number>>>) | undefined;
+  /** Hears of every step after `burnIn` that might give a draw, and of those between: what a chain's mixing is judged by. */
   watch?: ((chain: number, watched: { nll: number; logPrior: number; logJoint: number }) => void) | undefined;
 }
 
@@ -49,7 +51,7 @@ export interface TrajectoryDraw {
   values: Float32Array;
   /**
    * nll: mean NLL of the step's batch, nats; logPrior, logJoint as in a training's report (of the groups that move), all
-   * of the θ that the step started from; distance.GROUP: ‖θ − μ‖ of a group at the draw.
+   * of the θ that the step started from; distance.GROUP: ‖θ − μ‖ of a group at the draw; what `functionals` says there.
    */
   functionals: Readonly<Record<string, number>>;
 }
@@ -107,10 +109,11 @@ export async function* trajectory<B = PackedBatch>(
         let draw = 0;
         for await (const { step, nll, logPrior, logJoint } of trainer.run()) {
           if (step >= length) stop.abort();
-          if (step > after) options.watch?.(chain, { nll, logPrior, logJoint });
+          if (step > after && wanted(step)) options.watch?.(chain, { nll, logPrior, logJoint });
           if (!due.has(step)) continue;
           const values = await readSlices(theta, slices);
-          const functionals = { nll, logPrior, logJoint, ...distances(slices, values, mean) };
+          const more = await options.functionals?.();
+          const functionals = { nll, logPrior, logJoint, ...distances(slices, values, mean), ...more };
           yield { chain, draw: draw++, step, values, functionals };
           if (draw === draws) break;
         }

@@ -4,6 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { coverageChart, reliabilityChart, uncertaintyChart } from "../../src/cli/charts.ts";
+import { figure } from "../../src/cli/format.ts";
+import { traceChart } from "../../src/cli/trace-chart.ts";
 import { reliability, selective } from "../../src/posterior/index.ts";
 import { elements, textsIn } from "./svg.ts";
 
@@ -63,11 +65,34 @@ test("uncertainty: two histograms with their n, all zeros too", async () => {
   expect(zeros).not.toMatch(/NaN|Infinity|undefined/);
 });
 
+test("a trace: a line for each chain in a panel for each of the first twelve variables", async () => {
+  const variables = Array.from({ length: 14 }, (_, i) => `v${i}`);
+  const rows = [0, 1, 2].flatMap((chain) =>
+    [0, 1, 2, 3, 4].flatMap((draw) =>
+      variables.map((variable, i) => ({ chain, draw, variable, value: Math.sin(chain + 2 * draw + i) })),
+    ),
+  );
+  const svg = await traceChart(rows, TEXT);
+  const found = elements(svg);
+  expect(found.filter(({ name, attributes: { stroke = "" } }) => name === "path" && /^#/.test(stroke))).toHaveLength(
+    12 * 3,
+  );
+  expect(found.filter(({ name }) => name === "circle")).toHaveLength(12 * 15);
+  expect(textsIn(svg).filter((text) => /^v\d+: ESS \S+, R-hat \S+$/.test(text))).toHaveLength(12);
+  expect(textsIn(svg).join(" ")).toContain("2 more in trace.json");
+  expect(textsIn(svg)).toContain(`chain 2, draw 4: ${figure(Math.sin(10))}`);
+  // A single draw, and a variable that does not move.
+  const still = [0, 1].flatMap((chain) => [0, 1, 2, 3].map((draw) => ({ chain, draw, variable: "still", value: 2 })));
+  for (const few of [rows.slice(0, 1), still])
+    expect(await traceChart(few, TEXT)).not.toMatch(/NaN|Infinity|undefined/);
+});
+
 test("text is inert (P8), and every chart is well-formed, light and dark", async () => {
   for (const svg of [
     await reliabilityChart(reliability(TOP), TEXT),
     await coverageChart(selective(TOP), TEXT),
     await uncertaintyChart({ what: "x", inDomain: Float64Array.of(1), outOfDomain: Float64Array.of(2) }, TEXT),
+    await traceChart([{ chain: 0, draw: 0, variable: HOSTILE, value: 1 }], TEXT),
   ]) {
     const found = elements(svg);
     expect(found[0]).toMatchObject({ name: "svg", attributes: { xmlns: "http://www.w3.org/2000/svg", width: "640" } });

@@ -118,6 +118,13 @@ describe("refusals: one line, exit 2", () => {
     [{ evaluate: "every" }, /^--evaluate every: nothing to evaluate on/],
     [{ members: "4" }, /^--members 4: --method map keeps one θ/],
     [{ method: "dropout", dropout: "0" }, /^--dropout 0: --method dropout draws its members by dropout/],
+    [{ method: "sgld", exploration: "0.5" }, /^--exploration 0\.5: a share of a cycle \(found no --cycles\)/],
+    [{ method: "sgld", cycles: "2", burnIn: "9" }, /^--burn-in 9: every cycle begins with its exploration/],
+    [{ method: "sgld", cycles: "0" }, /^--cycles 0: out of range/],
+    [{ method: "sgld", cycles: "9" }, /^--cycles 9: more cycles than draws \(found --members 16, by 2 chains\)/],
+    [{ method: "sghmc", cycles: "2", exploration: "1" }, /^--exploration 1: out of range/],
+    [{ method: "sgld", resample: "9" }, /^--resample 9: --method sgld does not use it/],
+    [{ method: "sghmc", resample: "0" }, /^--resample 0: out of range/],
     [{ method: "\u001b[31mred" }, /^--method "\\u\{1b\}\[31mred": unknown/],
   ])("%j", (raw, message) => {
     let thrown: unknown;
@@ -156,6 +163,12 @@ describe("the same flags to resume", () => {
     expect(differingFlags(record({ priorPrecision: "encoder=inf" }), record())).toBe(
       '--prior-precision was "encoder=inf,head=1" and is "encoder=300,head=1"',
     );
+    // A method's own, under the name that was typed.
+    const sghmc = (raw: RawFlags) => record({ method: "sghmc", members: "4", chains: "1", ...raw });
+    expect(differingFlags(sghmc({}), sghmc({ resample: "5", sampleLr: "0.1" }))).toBe(
+      '--sample-lr was "0.005" and is "0.1"; --resample was nothing and is "5"',
+    );
+    expect(differingFlags(sghmc({ cycles: "2" }), sghmc({ cycles: "4" }))).toBe('--cycles was "2" and is "4"');
     expect(differingFlags(record(), record({ dev: "d.tsv" }))).toBe('--dev was nothing and is "d.tsv"');
   });
 });

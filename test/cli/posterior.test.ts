@@ -3,8 +3,10 @@ import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } 
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parseSafetensors, writeSafetensors } from "../../src/model/safetensors.ts";
+import type { TraceRow } from "../../src/posterior/index.ts";
 import { temporaryFolder } from "../data/shared.ts";
 import { run, writeModel, writeRows } from "./harness.ts";
+import { textsIn } from "./svg.ts";
 
 const folder = temporaryFolder();
 const at = (name: string) => join(folder, name);
@@ -31,6 +33,7 @@ describe("a run of a sampler", () => {
       ...[0, 1, 2, 3, 4].map((s) => `member-00${s}.safetensors`),
       "posterior.json",
       "trace.csv",
+      "trace.json",
     ]);
     const record = json(at("sgld/posterior/posterior.json"));
     expect(record).toMatchObject({ method: "sgld", covers: ["classifier.weight", "classifier.bias"] });
@@ -46,6 +49,12 @@ describe("a run of a sampler", () => {
     const trace = readFileSync(at("sgld/posterior/trace.csv"), "utf8").trimEnd().split("\n");
     expect(trace[0]).toBe("chain,draw,variable,value");
     expect(trace.filter((line) => line.includes(",logPrior,"))).toHaveLength(5);
+    const rows = json(at("sgld/posterior/trace.json"));
+    expect(rows.map((row: TraceRow) => `${row.chain},${row.draw},${row.variable},${row.value}`)).toEqual(
+      trace.slice(1),
+    );
+    // Four sentences of the training table, two classes.
+    expect(trace.filter((line) => /,logit\.[0-3]\.[01],/.test(line))).toHaveLength(5 * 4 * 2);
     // Two chains share five draws: 3 + 2.
     expect(trace.filter((line) => line.startsWith("1,") && line.includes(",nll,"))).toHaveLength(2);
   });
@@ -59,6 +68,21 @@ describe("a run of a sampler", () => {
     const [answer] = JSON.parse(stdout);
     expect(answer.members).toBe(5);
     expect(answer.epistemic).toBeGreaterThan(0);
+  });
+
+  test("has its trace drawn by evaluate --charts; one that is not a trace is refused", async () => {
+    expect((await evaluate("sgld", "--charts", at("charts"))).code).toBe(0);
+    const svg = readFileSync(at("charts/trace.svg"), "utf8");
+    expect(textsIn(svg)).toEqual(expect.arrayContaining(["Trace", "distance.head", "logit.3.1", "draw of its chain"]));
+    expect(textsIn(svg)).toContain("2 chains, 5 draws; ESS and R-hat of these draws");
+    expect(svg).not.toMatch(/NaN|Infinity|undefined/);
+    const again = await evaluate("sgld", "--charts", at("charts"));
+    expect([again.code, again.stderr]).toEqual([2, expect.stringContaining(" exists. Add --overwrite")]);
+    cpSync(at("sgld"), at("odd"), { recursive: true });
+    writeFileSync(at("odd/posterior/trace.json"), '[{"chain": -1, "draw": 0, "variable": "nll", "value": 1}]');
+    const odd = await evaluate("odd", "--charts", at("charts-odd"));
+    expect([odd.code, odd.stderr]).toEqual([2, expect.stringContaining("trace.json: not a trace (expected chain")]);
+    expect(existsSync(at("charts-odd"))).toBe(false);
   });
 
   test("is the same for the same command; the mode is that of MAP", async () => {
@@ -80,11 +104,28 @@ describe("a run of a sampler", () => {
     expect(stderr).toContain("warning: --sample: draws of head, pooler do not keep the features");
     // One chain: an effective size, and no R-hat; batches of 8 of 28 say nothing of the data's likelihood.
     const { diagnostics } = json(at("sghmc/posterior/posterior.json")).settings;
-    expect(Object.keys(diagnostics)).toEqual(["logPrior"]);
+    const logits = [0, 1, 2, 3].flatMap((s) => [0, 1].map((k) => `logit.${s}.${k}`));
+    expect(Object.keys(diagnostics)).toEqual(["logPrior", "distance.pooler", "distance.head", ...logits]);
+    expect(diagnostics["logit.3.1"].ess).toBeGreaterThan(0);
     expect(diagnostics.logPrior.ess).toBeGreaterThan(0);
     expect(diagnostics.logPrior).not.toHaveProperty("rhat");
     expect(json(at("sghmc/posterior/posterior.json")).covers).toContain("bert.pooler.dense.weight");
     expect(JSON.parse((await evaluate("sghmc")).stdout)).toMatchObject(json(at("sghmc/metrics.json")));
+  });
+
+  test("by cyclical SGHMC, velocities drawn anew: draws of the last part of each cycle", async () => {
+    const flags = ["--method", "sghmc", "--cycles", "2", "--exploration", "0.5", "--resample", "3"];
+    const command = finetune("cycles", ...flags).filter((word, i, all) => !/--burn-in/.test(`${word} ${all[i - 1]}`));
+    expect((await run(command)).code).toBe(0);
+    const { settings, members } = json(at("cycles/posterior/posterior.json"));
+    // Five draws of two chains are three of each, two of a cycle: 2 · 3 steps that sample, after as many that explore.
+    expect(settings).toMatchObject({ cycles: 2, exploration: 0.5, cycle: 12, resample: 3, burnIn: 0, thin: 3 });
+    expect(members).toHaveLength(5);
+    expect(json(at("cycles/run.json")).options.sampler).toMatchObject({ cycles: 2, exploration: 0.5, resample: 3 });
+    const other = await run([...command.map((word) => (word === "0.5" ? "0.6" : word)), "--resume"]);
+    expect([other.code, other.stderr]).toEqual([2, expect.stringContaining('(--exploration was "0.5" and is "0.6")')]);
+    expect((await run([...command, "--resume"])).code).toBe(0);
+    expect(JSON.parse((await evaluate("cycles")).stdout)).toMatchObject(json(at("cycles/metrics.json")));
   });
 
   test("by SWAG: draws of all that was trained, from two modes; the run's own θ is MAP's", async () => {

@@ -24,6 +24,8 @@ describe("effective sample size", () => {
     const ess = effectiveSampleSize(chains(-0.6));
     expect(ess).toBeGreaterThan(2 * 8000);
     expect(ess).toBeLessThanOrEqual(8000 * Math.log10(8000));
+    // Few draws that alternate: their autocorrelations sum to less than nothing.
+    expect(effectiveSampleSize([[1, -1, 1.1, -1.2]])).toBeCloseTo(4 * Math.log10(4), 12);
   });
 
   test("does not change under a monotone map of the draws", () => {

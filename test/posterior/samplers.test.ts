@@ -1,7 +1,7 @@
 /** @file Samplers through the trainer and the GPU, against the stationary laws of their recursions on a Gaussian (check 10). */
 import { describe, expect, test } from "vitest";
 import { Engine, Layout, ops, Theta } from "../../src/autograd/index.ts";
-import { cyclical, realNumbers, sghmc, sgld } from "../../src/posterior/samplers.ts";
+import { cycleOf, cyclical, realNumbers, sghmc, sgld } from "../../src/posterior/samplers.ts";
 import { Stream } from "../../src/random.ts";
 import { Trainer } from "../../src/train/fit.ts";
 import { logPosterior } from "../../src/train/objective.ts";
@@ -160,6 +160,25 @@ test("the noise's scale is N's: a tenth of the variance for ten times the data",
   const run = (N: number) => variances(sgld({ lr: 0.1, N }), { a: 3, steps: 160, every: thinned });
   const ratio = (await run(1)).mean / (await run(10)).mean;
   expect(Math.abs(ratio / 10 - 1)).toBeLessThan(2 * five(10 * D));
+});
+
+test("a cycle ends with as many sampling steps as its draws take", () => {
+  for (const [draws, thin, cycles, exploration] of [
+    [8, 50, 4, 0.8],
+    [7, 3, 2, 0.8],
+    [5, 1, 5, 0.9],
+    [1, 1, 1, 0],
+    [9, 7, 4, 0.37],
+  ] as const) {
+    const cycle = cycleOf({ draws, thin, cycles, exploration });
+    const { samples, factor } = cyclical(cycle);
+    const steps = Array.from({ length: 2 * cycle.length }, (_, i) => i + 1);
+    const expected = thin * Math.ceil(draws / cycles);
+    expect(steps.slice(0, cycle.length).filter(samples)).toHaveLength(expected);
+    expect(steps.slice(-expected).every(samples)).toBe(true);
+    expect(Math.abs(cycle.length * (1 - exploration) - expected)).toBeLessThan(1.01);
+    expect([factor(1), factor(cycle.length + 1)]).toEqual([1, 1]);
+  }
 });
 
 test("numbers without padding are one piece with their neighbours", () => {

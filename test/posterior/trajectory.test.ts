@@ -73,12 +73,16 @@ describe("a trajectory", () => {
 
   test("draws from the sampling part of each cycle", async () => {
     const cycle = { length: 8, exploration: 0.5 };
+    let watched = 0;
     const { draws } = await chains({
       draws: 6,
       sampler: (seed) => sgld({ lr: 1e-2, N: 32, seed, cycle }),
       samples: cyclical(cycle).samples,
+      watch: () => watched++,
     });
     expect(draws.map(({ step }) => step)).toEqual([5, 6, 7, 8, 13, 14]);
+    // What explores is no draw and tells nothing of their mixing.
+    expect(watched).toBe(6);
   });
 
   test("ends early when told to, with θ put back", async () => {

@@ -1,0 +1,177 @@
+/**
+ * @file `--method sgld` and `sghmc`: chains from the run's mode, their draws written as they come, and what is watched of
+ * them: a trace of each draw's functionals, and the chains' diagnosis.
+ */
+import { join } from "node:path";
+import { packBatch } from "../data/batches.ts";
+import { writeFileAtomic } from "../data/files.ts";
+import { DivergedError, InterruptedError } from "../errors.ts";
+import {
+  cycleOf,
+  cyclical,
+  type Diagnosis,
+  diagnose,
+  diagnoseTrace,
+  sampledSlices,
+  sentenceLogits,
+  sghmc,
+  sgld,
+  traceCsv,
+  traceJson,
+  traceRows,
+  trajectory,
+  type Watched,
+} from "../posterior/index.ts";
+import { featuresFit } from "../train/frozen.ts";
+import type { SamplerOptions } from "./method-options.ts";
+import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
+import type { PhaseContext } from "./posterior-phase.ts";
+import { lookAtDraws } from "./volume.ts";
+
+/** Chains of the sampler, their draws and their trace, written to the run's posterior. What ended them early, if anything did; thrown where it left none. */
+export async function samplingPhase(
+  { model, target, data, options, out }: PhaseContext,
+  sampler: SamplerOptions,
+): Promise<DivergedError | undefined> {
+  const { method, members, seed } = options;
+  const { groups, lr, temperature, likelihoodTemperature, burnIn, thin, chains, friction, resample } = sampler;
+  const { cycles, exploration = 0 } = sampler;
+  const perChain = Math.ceil(members / chains);
+  const cycle = cycles === undefined ? undefined : cycleOf({ draws: perChain, thin, cycles, exploration });
+  const slices = sampledSlices(target, groups);
+  const writer = new PosteriorWriter(options.out, slices);
+  // p(X|θ)^(1/T)·p(θ) is the posterior of N/T terms with the same mean: the prior weighs T times as much beside each.
+  const tempered = { ...target, N: target.N / likelihoodTemperature };
+  const settings = { lr, N: tempered.N, temperature, cycle };
+  // A step of the head alone on vectors that are kept costs so little that it may see all of the data: the noise of small
+  // batches heats the chain.
+  const headOnly = slices.every((slice) => slice.groups[0] === "head");
+  const batch = headOnly && featuresFit(model, data.length) ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
+  const sentences = sentenceLogits(model, packBatch(data.slice(0, SENTENCES)), { headOnly });
+  const bar = out.progress("sampling", members);
+  const trace: Watched[] = [];
+  const path = new Path(chains, thin * perChain, batch >= data.length);
+  let diverged: DivergedError | undefined;
+  try {
+    for await (const draw of trajectory(tempered, data, {
+      sampler: (seed) =>
+        method === "sghmc" ? sghmc({ ...settings, friction, resample, seed }) : sgld({ ...settings, seed }),
+      groups,
+      draws: perChain,
+      thin,
+      burnIn,
+      samples: cycle && cyclical(cycle).samples,
+      chains,
+      batch,
+      seed,
+      signal: out.io.signal,
+      warn: (line) => out.warning(line),
+      watch: (chain, watched) => path.add(chain, watched),
+      functionals: () => sentences.read(),
+    })) {
+      if (trace.length >= members) break;
+      const { values, ...watched } = draw;
+      writer.add(values, watched.chain);
+      trace.push(watched);
+      bar.update(trace.length);
+    }
+    if (out.io.signal.aborted) {
+      throw new InterruptedError(
+        `interrupted (sampling, ${trace.length} of ${members} draws). Run the same command with --resume to sample anew.`,
+      );
+    }
+  } catch (error) {
+    if (!(error instanceof DivergedError)) throw error;
+    const at = `sampling: step ${error.step} of chain ${error.chain ?? 0} (counted from 0) is not finite`;
+    const kept = trace.length > 0 ? `The ${trace.length} draws before it are kept in posterior/. ` : "";
+    diverged = new DivergedError(`${at} (first in ${error.operation}). ${kept}Take a smaller --sample-lr.`, error.step, error.operation); // biome-ignore format: one sentence
+    if (trace.length === 0) throw diverged;
+  } finally {
+    out.end();
+    sentences.dispose();
+  }
+  for (const [file, text] of [
+    ["trace.csv", traceCsv(trace)],
+    ["trace.json", traceJson(trace)],
+  ] as const) {
+    writeFileAtomic(join(options.out, "posterior", file), text);
+  }
+  const ofPath = path.diagnose();
+  // A batch's NLL is noise that hides whether the chain moves.
+  const ofDraws = diagnoseTrace(traceRows(trace).filter(({ variable }) => /^(distance|logit)\./.test(variable)));
+  const diagnostics = { ...ofPath, ...ofDraws };
+  const judged = trace.length >= LEAST_DRAWS * chains ? diagnostics : ofPath;
+  for (const [variable, { rhat, ess }] of Object.entries(judged)) {
+    if (rhat === undefined || !(rhat > LARGEST_RHAT)) continue;
+    const cure = cycles === undefined ? "raise --burn-in or --thin" : "take fewer --cycles, or raise --thin";
+    out.warning(
+      `the chains disagree about ${variable} (R-hat ${rhat.toFixed(2)}, worth ${ess.toFixed(0)} independent draws): ${cure}`,
+    );
+    break; // one is enough to know
+  }
+  const made = { draws: trace.length, seed, diagnostics, ...(diverged ? { divergedAt: diverged.step } : {}) };
+  writer.finish(method, { ...sampler, ...(cycle ? { cycle: cycle.length } : {}), batch, ...made });
+  const record = headOnly ? undefined : readPosterior(options.out);
+  if (record) {
+    const draws = storedDraws(options.out, record, model.theta, Math.min(4, record.members.length));
+    await lookAtDraws({ model, data, out }, "--sample", draws, groups);
+  }
+  return diverged;
+}
+
+/** Examples to a step of the head alone. */
+const MOST_AT_ONCE = 1024;
+
+/** Above this the draws of several chains are not of one distribution. */
+const LARGEST_RHAT = 1.1;
+
+/** Draws of a chain from which R-hat may warn: of ten functionals of fewer, one is above by chance too often. */
+const LEAST_DRAWS = 50;
+
+/** Sentences of the training table, its first, whose logits are watched. */
+const SENTENCES = 4;
+
+/** Steps of a chain that are kept for its diagnosis. */
+const LOOKED_AT = 1000;
+
+/**
+ * What every step after burn-in shows of its chain. A handful of kept draws could not tell chains that have mixed from
+ * others: of two times eight independent draws a third have an R-hat above 1.1.
+ */
+class Path {
+  readonly #chains: Record<string, number[]>[];
+  readonly #stride: number;
+  readonly #whole: boolean;
+  readonly #seen: number[];
+
+  /** `steps`: of a chain, about; `whole`: a step sees all of the data, so that its NLL is the data's and not a batch's. */
+  constructor(chains: number, steps: number, whole: boolean) {
+    this.#chains = Array.from({ length: chains }, () => ({}));
+    this.#seen = new Array(chains).fill(0);
+    this.#stride = Math.max(1, Math.floor(steps / LOOKED_AT));
+    this.#whole = whole;
+  }
+
+  add(chain: number, { nll, logPrior, logJoint }: { nll: number; logPrior: number; logJoint: number }): void {
+    const seen = this.#seen[chain] ?? 0;
+    this.#seen[chain] = seen + 1;
+    if (seen % this.#stride !== 0) return;
+    // A batch's NLL is noise that hides whether the chain moves.
+    const series = this.#chains[chain] as Record<string, number[]>;
+    for (const [name, value] of Object.entries(this.#whole ? { nll, logPrior, logJoint } : { logPrior })) {
+      series[name] ??= [];
+      series[name].push(value);
+    }
+  }
+
+  /** By functional; none where a chain has fewer than four steps. */
+  diagnose(): Record<string, Diagnosis> {
+    const found: Record<string, Diagnosis> = {};
+    for (const name of Object.keys(this.#chains[0] ?? {})) {
+      const shortest = Math.min(...this.#chains.map((chain) => chain[name]?.length ?? 0));
+      if (shortest < 4) continue;
+      found[name] = diagnose(this.#chains.map((chain) => (chain[name] ?? []).slice(0, shortest)));
+    }
+    return found;
+  }
+}

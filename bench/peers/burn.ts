@@ -1,6 +1,7 @@
 /**
  * @file burn (Rust) with its wgpu backend, in a child process: the crate in burn/, which cargo builds the first time into
- * burn/target (or CARGO_TARGET_DIR) and finds there later. Its kernels are fused and tuned as burn does by default.
+ * burn/target (or CARGO_TARGET_DIR) and finds there later; PRIORWORK_BURN names a program that is built already. Its
+ * kernels are fused and tuned as burn does by default, with fewer samples for each (burn/cubecl.toml).
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -13,7 +14,7 @@ const FOLDER = fileURLToPath(new URL("burn", import.meta.url));
 
 /** `adapter`: the name of the one that all share, as Dawn says it. Throws Refusal where burn can't be built or takes another. */
 export async function openBurn(adapter: string, note: (line: string) => void): Promise<Peer> {
-  const pipe = new Pipe(build(note), [], { cwd: FOLDER });
+  const pipe = new Pipe(process.env.PRIORWORK_BURN ?? build(note), [], { cwd: FOLDER });
   const { answer } = await pipe.ask({ command: "hello" });
   if (adapterKey(answer.adapter ?? "") !== adapterKey(adapter)) {
     await pipe.close();

@@ -3,7 +3,7 @@
  * whose loops run along rows. Of priorwork only erf is used, so the two check each other.
  */
 import { erf } from "../../src/kernels/erf.ts";
-import { ADAM, type Algebra, type Input, sizeOf, type Task } from "./peer.ts";
+import { ADAM, type Algebra, type Input, inputsOf, sizeOf, type Task } from "./peer.ts";
 import { batches, product } from "./product.ts";
 
 /** A value and its gradient, which `back` hands on to what it came from. */
@@ -226,25 +226,70 @@ function permutation(shape: readonly number[], order: readonly number[]): Uint32
   return from;
 }
 
-/** All results of a task, in float64. After a training step: the loss before it and the weights after it. */
+/** All results of a task, in float64. Of training, each batch's loss before its step, and the weights after the last. */
 export function reference(task: Task, inputs: Record<string, Input>): Record<string, Float64Array> {
+  if (task.work.kind === "train") return trained(task, task.work, inputs);
   const algebra = new Reference();
-  const x: Record<string, Node> = {};
-  for (const [name, { shape, data }] of Object.entries(inputs)) x[name] = { shape, value: Float64Array.from(data) };
+  const x = leaves(inputs);
   const y = task.forward<Node>(algebra, x);
   const results: Record<string, Float64Array> = { y: y.value };
-  const training = task.work.kind === "train" ? task.work : undefined;
-  const wanted = training ? (task.weights ?? []) : (task.gradients ?? []);
+  const wanted = task.gradients ?? [];
   if (wanted.length === 0) return results;
-  y.gradient = x.dy ? x.dy.value : Float64Array.of(1);
-  for (const node of algebra.tape.reverse()) if (node.gradient) node.back?.(node.gradient);
-  for (const name of wanted) {
-    const { gradient, value } = x[name] as Node;
-    if (!gradient) throw new Error(`${task.name}: no gradient reached ${name}`);
-    if (!training) results[`d${name}`] = gradient;
-    // Adam's first step: both moments, their biases corrected, are the gradient and its square.
-    else
-      results[name] = value.map((w, i) => w - (training.lr * at(gradient, i)) / (Math.abs(at(gradient, i)) + ADAM.eps));
+  backward(algebra, y, x.dy?.value);
+  for (const name of wanted) results[`d${name}`] = gradientOf(task, x, name);
+  return results;
+}
+
+/** Adam with its moments and the correction of their biases, a step on each batch. */
+function trained(
+  task: Task,
+  { batches, lr }: Extract<Task["work"], { kind: "train" }>,
+  inputs: Record<string, Input>,
+): Record<string, Float64Array> {
+  const results: Record<string, Float64Array> = {};
+  const theta = leaves(inputs);
+  const moments = Object.fromEntries(
+    (task.weights ?? []).map((name) => {
+      const size = (theta[name] as Node).value.length;
+      return [name, { m: new Float64Array(size), v: new Float64Array(size) }];
+    }),
+  );
+  const { beta1, beta2, eps } = ADAM;
+  for (const i of batches.keys()) {
+    const algebra = new Reference();
+    const x = inputsOf(theta, i);
+    const y = task.forward<Node>(algebra, x, i);
+    results[`y@${i}`] = y.value;
+    backward(algebra, y);
+    for (const [name, { m, v }] of Object.entries(moments)) {
+      const [gradient, node] = [gradientOf(task, x, name), theta[name] as Node];
+      const value = node.value.map((w, j) => {
+        const g = at(gradient, j);
+        m[j] = beta1 * at(m, j) + (1 - beta1) * g;
+        v[j] = beta2 * at(v, j) + (1 - beta2) * g * g;
+        return w - (lr * (at(m, j) / (1 - beta1 ** (i + 1)))) / (Math.sqrt(at(v, j) / (1 - beta2 ** (i + 1))) + eps);
+      });
+      theta[name] = { shape: node.shape, value };
+      results[name] = value;
+    }
   }
   return results;
+}
+
+function leaves(inputs: Record<string, Input>): Record<string, Node> {
+  return Object.fromEntries(
+    Object.entries(inputs).map(([name, { shape, data }]) => [name, { shape, value: Float64Array.from(data) }]),
+  );
+}
+
+/** From y back to all it came from; dy is 1 unless given. */
+function backward({ tape }: Reference, y: Node, dy: Float64Array = Float64Array.of(1)): void {
+  y.gradient = dy;
+  for (const node of tape.reverse()) if (node.gradient) node.back?.(node.gradient);
+}
+
+function gradientOf(task: Task, x: Record<string, Node>, name: string): Float64Array {
+  const gradient = x[name]?.gradient;
+  if (!gradient) throw new Error(`${task.name}: no gradient reached ${name}`);
+  return gradient;
 }

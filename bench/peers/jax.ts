@@ -3,7 +3,18 @@
  * is consumed unless one writes `.ref`), so inside the trace every operand is passed as a further reference.
  */
 import * as jax from "@jax-js/jax";
-import { ADAM, type Algebra, type Input, type Peer, type Prepared, Refusal, resultNames, type Task } from "./peer.ts";
+import {
+  ADAM,
+  type Algebra,
+  type Input,
+  inputsOf,
+  type Peer,
+  type Prepared,
+  Refusal,
+  resultNames,
+  type Task,
+  type Work,
+} from "./peer.ts";
 import { rested } from "./rest.ts";
 
 const { nn, numpy: np, lax } = jax;
@@ -52,15 +63,23 @@ function prepare(device: GPUDevice, task: Task, inputs: Record<string, Input>): 
   for (const [name, { shape, data }] of Object.entries(inputs)) {
     held[name] = np.array(data.slice() as Float32Array<ArrayBuffer>).reshape([...shape]);
   }
-  const step = task.work.kind === "train" ? trainer(task, held) : evaluator(task);
+  const { work } = task;
+  const steps = work.kind === "train" ? trainer(task, work, held) : [evaluator(task)];
   let results: Tree = {};
   return {
     run: async () => {
       const before = results;
-      results = step(held);
+      results = {};
+      for (const step of steps) {
+        const found = step(held);
+        for (const [name, value] of Object.entries(found)) {
+          results[name]?.dispose(); // a weight that has taken a further step
+          results[name] = value;
+        }
+        await rested(jax.blockUntilReady(found)); // compiles and submits what is pending
+        await rested(device.queue.onSubmittedWorkDone());
+      }
       jax.tree.dispose(before);
-      await rested(jax.blockUntilReady(results)); // compiles and submits what is pending
-      await rested(device.queue.onSubmittedWorkDone());
     },
     read: async (names) => {
       const read: Record<string, ArrayLike<number>> = {};
@@ -92,15 +111,17 @@ function evaluator(task: Task): (x: Tree) => Tree {
   return (x) => f(jax.tree.ref(x));
 }
 
-/** Adam, with the weights' and moments' arrays handed from step to step; the results are the loss and the new weights. */
-function trainer(task: Task, held: Tree): (x: Tree) => Tree {
-  const { lr } = task.work as { lr: number };
+/**
+ * A step of Adam for each batch, compiled for its length, with the weights' and moments' arrays handed from step to step;
+ * the results are the loss and the new weights.
+ */
+function trainer(task: Task, { batches, lr }: Extract<Work, { kind: "train" }>, held: Tree): ((x: Tree) => Tree)[] {
   const weights = task.weights ?? [];
   const zeros = (): Tree => Object.fromEntries(weights.map((n) => [n, np.zeros((held[n] as Arr).shape)]));
   let [m, v] = [zeros(), zeros()];
   let steps = 0;
-  const f = jax.jit((theta: Tree, m: Tree, v: Tree, x: Tree, c1: Arr, c2: Arr) => {
-    const loss = (w: Tree) => task.forward(algebra, { ...x, ...w });
+  const update = (batch: number) => (theta: Tree, m: Tree, v: Tree, x: Tree, c1: Arr, c2: Arr) => {
+    const loss = (w: Tree) => task.forward(algebra, { ...x, ...w }, batch);
     const [y, slopes] = jax.valueAndGrad(loss)(theta) as unknown as [Arr, Tree];
     const [next, m1, v1]: [Tree, Tree, Tree] = [{}, {}, {}];
     for (const name of weights) {
@@ -117,15 +138,18 @@ function trainer(task: Task, held: Tree): (x: Tree) => Tree {
       v1[name] = second;
     }
     return [y, next, m1, v1] as [Arr, Tree, Tree, Tree];
-  });
-  return (x) => {
-    steps++;
-    const data = Object.fromEntries(Object.entries(x).filter(([name]) => !weights.includes(name)));
-    const theta = Object.fromEntries(weights.map((name) => [name, x[name] as Arr]));
-    const correction = (beta: number) => np.array(1 / (1 - beta ** steps));
-    const [y, next, m1, v1] = f(theta, m, v, jax.tree.ref(data), correction(ADAM.beta1), correction(ADAM.beta2));
-    [m, v] = [m1, v1];
-    for (const name of weights) x[name] = next[name] as Arr;
-    return { y, ...jax.tree.ref(next) };
   };
+  return batches.map((_, batch) => {
+    const f = jax.jit(update(batch));
+    return (x) => {
+      steps++;
+      const data = Object.fromEntries(Object.entries(inputsOf(x, batch)).filter(([name]) => !weights.includes(name)));
+      const theta = Object.fromEntries(weights.map((name) => [name, x[name] as Arr]));
+      const correction = (beta: number) => np.array(1 / (1 - beta ** steps));
+      const [y, next, m1, v1] = f(theta, m, v, jax.tree.ref(data), correction(ADAM.beta1), correction(ADAM.beta2));
+      [m, v] = [m1, v1];
+      for (const name of weights) x[name] = next[name] as Arr;
+      return { [`y@${batch}`]: y, ...jax.tree.ref(next) };
+    };
+  });
 }

@@ -2,25 +2,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { adapterText } from "../../src/cli/output.ts";
-import type { AdapterReport } from "../../src/gpu/index.ts";
 import type { Entry, Row } from "./measure.ts";
-
-export interface Report {
-  adapter: AdapterReport;
-  date: string;
-  node: string;
-  rounds: number;
-  peers: { name: string; version: string; where: string }[];
-  absent: string[];
-  results: Row[];
-}
+import { type Report, title } from "./report.ts";
 
 const [BEGIN, END] = ["<!-- peers-table -->", "<!-- /peers-table -->"];
-
-function title({ name, layout, shape }: Row): string {
-  const sizes = Object.entries(shape).map(([key, value]) => `${key} ${value}`);
-  return `${name}${layout ? ` ${layout}` : ""} (${sizes.join(", ")})`;
-}
 
 /** A task, a line for each peer. */
 export function text(row: Row): string {

@@ -32,25 +32,26 @@ export function attend<T>(a: Algebra<T>, q: T, k: T, v: T, d: number, mask?: T):
   return a.matmul(a.softmax(mask === undefined ? scores : a.add(scores, mask)), v);
 }
 
-/** x [B·T, C] → [B·T, C]. */
+/** x [B·T, C], mask [B·H, 1, T] to be added to the scores → [B·T, C]. */
 export function encoderLayer<T>(
   a: Algebra<T>,
   x: T,
   p: (name: string) => T,
   { b, t, c, heads }: { b: number; t: number; c: number; heads: number },
+  mask?: T,
 ): T {
   const d = c / heads;
   const linear = (y: T, name: string) => a.add(a.matmul(y, p(`${name}.w`)), p(`${name}.b`));
   const split = (name: string) =>
     a.reshape(a.permute(a.reshape(linear(x, name), [b, t, heads, d]), [0, 2, 1, 3]), [b * heads, t, d]);
-  const context = attend(a, split("query"), split("key"), split("value"), d); // [B·H, T, D]
+  const context = attend(a, split("query"), split("key"), split("value"), d, mask); // [B·H, T, D]
   const joined = a.reshape(a.permute(a.reshape(context, [b, heads, t, d]), [0, 2, 1, 3]), [b * t, c]);
   const attended = a.layerNorm(a.add(linear(joined, "out"), x), p("norm1.gamma"), p("norm1.beta"), EPS);
   const hidden = a.gelu(linear(attended, "up")); // [B·T, F]
   return a.layerNorm(a.add(linear(hidden, "down"), attended), p("norm2.gamma"), p("norm2.beta"), EPS);
 }
 
-/** Layers one after the other. */
+/** Layers one after the other. x has their weights and, where there is padding, the mask. */
 export function encoder<T>(
   a: Algebra<T>,
   x: Record<string, T>,
@@ -59,7 +60,7 @@ export function encoder<T>(
   layers: number,
 ): T {
   let y = start;
-  for (let i = 0; i < layers; i++) y = encoderLayer(a, y, (name) => x[`${i}.${name}`] as T, sizes);
+  for (let i = 0; i < layers; i++) y = encoderLayer(a, y, (name) => x[`${i}.${name}`] as T, sizes, x.mask);
   return y;
 }
 

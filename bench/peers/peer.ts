@@ -14,7 +14,13 @@ export type Work =
   | { kind: "attention"; heads: number; lengths: readonly number[] }
   | { kind: "softmax" | "layerNorm" | "gelu" | "addRow" | "columnSum" }
   | { kind: "layer" | "inference"; heads: number; sequences: number; layers: number }
-  | { kind: "train"; heads: number; sequences: number; layers: number; labels: readonly number[]; lr: number };
+  | { kind: "train"; heads: number; layers: number; batches: readonly Batch[]; lr: number };
+
+/** Of a training step. Peers that do not pack pad to the longest, and mask. */
+export interface Batch {
+  lengths: readonly number[];
+  labels: readonly number[];
+}
 
 export type Layout = "NN" | "NT" | "TN";
 
@@ -46,9 +52,10 @@ export interface Task {
   layout?: Layout;
   shape: Record<string, number>;
   work: Work;
-  /** Made when the task's turn comes. */
+  /** Made when the task's turn comes. What belongs to batch i of a training run alone is named "…@i". */
   inputs(): Record<string, Input>;
-  forward<T>(algebra: Algebra<T>, x: Record<string, T>): T;
+  /** Of a training run: the loss of a batch, from the inputs that `inputsOf` gives for it. */
+  forward<T>(algebra: Algebra<T>, x: Record<string, T>, batch?: number): T;
   /** Inputs whose gradient is wanted too; the upstream gradient is the input "dy". Results are called "d" + name. */
   gradients?: readonly string[];
   /** Weights: what a deployed model holds as constants, and what a training step updates. */
@@ -65,7 +72,7 @@ export interface Task {
 export interface Prepared {
   /** Does the task once and waits until its device has done it. */
   run(): Promise<void>;
-  /** Results of the last run: "y", and "d…" or, after a training step, each weight by its name. */
+  /** Results of the last run: "y" and "d…", or of training each batch's loss, "y@i", and each weight by its name. */
   read(names: readonly string[]): Promise<Record<string, ArrayLike<number>>>;
   dispose(): void | Promise<void>;
 }
@@ -90,8 +97,18 @@ export const ADAM = { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
 /** Names of the results of a task. */
 export function resultNames(task: Task): string[] {
-  if (task.work.kind === "train") return ["y", ...(task.weights ?? [])];
+  if (task.work.kind === "train") return [...task.work.batches.map((_, i) => `y@${i}`), ...(task.weights ?? [])];
   return ["y", ...(task.gradients ?? []).map((name) => `d${name}`)];
+}
+
+/** What a training step on batch i works with: the inputs of that batch, by their plain names, and those of all. */
+export function inputsOf<T>(x: Record<string, T>, batch: number): Record<string, T> {
+  const found: Record<string, T> = {};
+  for (const [name, value] of Object.entries(x)) {
+    const [plain = name, of] = name.split("@");
+    if (of === undefined || Number(of) === batch) found[plain] = value;
+  }
+  return found;
 }
 
 export function sizeOf(shape: readonly number[]): number {

@@ -56,9 +56,9 @@ function turned(name: string, data: ArrayLike<number>, shape: readonly number[],
 }
 
 export function prepareModel(engine: Engine, task: Task, work: ModelWork, inputs: Record<string, Input>): Prepared {
-  const tokens = (inputs.ids ?? inputs.x)?.shape[0] ?? 0;
+  const tokens = (inputs.ids ?? inputs.x)?.shape[0] ?? 0; // none of a training run, which has them by batch
   const c = inputs["query.b"]?.shape[0] ?? inputs["0.query.b"]?.shape[0] ?? 0;
-  const length = tokens / work.sequences;
+  const length = work.kind === "train" ? 512 : tokens / work.sequences;
   const config = {
     model_type: "bert",
     vocab_size: inputs["words.w"]?.shape[0] ?? 8,
@@ -85,13 +85,12 @@ export function prepareModel(engine: Engine, task: Task, work: ModelWork, inputs
     const { data, shape } = inputs[name] as Input;
     encoder.theta.set(parameterName(name), turned(name, data, shape));
   }
+  if (work.kind === "train") return trainer(engine, encoder, inputs, work);
   const ids = Uint32Array.from(inputs.ids?.data ?? new Uint32Array(tokens));
   const examples = Array.from({ length: work.sequences }, (_, b) => ({
     ids: ids.subarray(b * length, (b + 1) * length),
     typeIds: new Uint32Array(length),
-    label: work.kind === "train" ? (work.labels[b] ?? 0) : 0,
   }));
-  if (work.kind === "train") return trainer(engine, encoder, inputs, work, examples);
   const packed = packBatch(examples);
   const { gpu } = engine;
   const infer = (body: () => Tensor) => () => ({ y: engine.noGrad(() => engine.step(() => kept(engine, body()))) });
@@ -166,23 +165,48 @@ function withTheta(encoder: BertEncoder, prepared: Prepared): Prepared {
 
 type Batch = ReturnType<typeof packBatch>;
 
+/** The rows of x, [B·T, C], that are no padding: [N, C]. */
+function packedRows({ data, shape }: Input, lengths: readonly number[]): Input {
+  const [rows = 0, c = 0] = shape;
+  const longest = rows / lengths.length;
+  const parts = lengths.map((length, b) =>
+    (data as Float32Array).subarray(b * longest * c, (b * longest + length) * c),
+  );
+  const packed = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    packed.set(part, at);
+    at += part.length;
+  }
+  return { shape: [packed.length / c, c], data: packed };
+}
+
+/** The embeddings take no part, so a batch's ids have room for its number, by which its x is found. */
 function trainer(
   engine: Engine,
   encoder: BertEncoder,
   inputs: Record<string, Input>,
-  work: ModelWork & { kind: "train" },
-  examples: { ids: Uint32Array; typeIds: Uint32Array; label: number }[],
+  { batches, layers, lr }: ModelWork & { kind: "train" },
 ): Prepared {
   const { theta } = encoder;
-  const input = inputs.x as Input;
-  const x = engine.tensor(input.data as Float32Array, input.shape);
+  const xs = batches.map(({ lengths }, i) => {
+    const { data, shape } = packedRows(inputs[`x@${i}`] as Input, lengths);
+    return engine.tensor(data as Float32Array, shape);
+  });
+  const examples = batches.flatMap(({ lengths, labels }, i) =>
+    lengths.map((length, b) => ({
+      ids: new Uint32Array(length).fill(i),
+      typeIds: new Uint32Array(length),
+      label: labels[b] ?? 0,
+    })),
+  );
   const model: Likelihood<Batch> = {
     engine,
     theta,
     loss: (batch) => {
       const device = encoder.upload(batch);
-      let y = x;
-      for (let i = 0; i < work.layers; i++) y = encoder.layer(i, y, device);
+      let y = xs[batch.ids[0] ?? 0] as Tensor;
+      for (let i = 0; i < layers; i++) y = encoder.layer(i, y, device);
       const pooled = ops.segmentMean(y, device.starts);
       const logits = ops.linear(pooled, theta.tensor("head.weight"), { bias: theta.tensor("head.bias") });
       const targets = fromHost(engine.gpu, batch.labels ?? new Uint32Array());
@@ -194,24 +218,25 @@ function trainer(
     embeddings: { precision: Number.POSITIVE_INFINITY },
     head: { mean: 0, precision: 0 },
   });
-  // A batch is an epoch, and the last step of an epoch is read before the next: every run is one whole step.
+  // All batches are an epoch, and the last step of an epoch is read before the next: every run is so many whole steps.
   const steps = fit(logPosterior(model, prior, { N: examples.length }), examples, {
-    optimizer: adam({ lr: work.lr }),
+    optimizer: adam({ lr }),
     epochs: 10_000,
-    batch: examples.length,
+    batch: batches[0]?.lengths.length ?? 1,
     shuffle: false,
     warmup: 0,
     schedule: "constant",
   });
-  let nll = Number.NaN;
+  let losses: number[] = [];
   return {
     run: async () => {
-      nll = (await steps.next()).value?.nll ?? Number.NaN;
+      losses = [];
+      for (const _ of batches) losses.push((await steps.next()).value?.nll ?? Number.NaN);
     },
     read: async (names) => {
       const read: Record<string, ArrayLike<number>> = {};
       for (const name of names) {
-        if (name === "y") read.y = [nll];
+        if (name.startsWith("y@")) read[name] = [losses[Number(name.slice(2))] ?? Number.NaN];
         else read[name] = turned(name, await theta.get(parameterName(name)), inputs[name]?.shape ?? [], true);
       }
       return read;
@@ -220,7 +245,7 @@ function trainer(
       await steps.return();
       prior.dispose();
       theta.dispose();
-      engine.gpu.release(x.array.buffer);
+      for (const x of xs) engine.gpu.release(x.array.buffer);
       engine.gpu.trim();
     },
   };

@@ -1,9 +1,8 @@
 /**
- * @file `npm run bench:peers [-- FILTER… --json --markdown --rounds N]`: every task whose name contains a filter, on
- * priorwork and on every peer that can do it, in one process on one adapter. Progress on stderr, the result on stdout;
- * `--markdown` writes the table into bench/README.md.
+ * @file `npm run bench:peers [-- FILTER… flags]` (options.ts): every task whose name contains a filter, on priorwork and on
+ * every peer that can do it, in one process on one adapter. Progress on stderr, the result on stdout.
  */
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { create, globals } from "webgpu";
 import { adapterText } from "../../src/cli/output.ts";
 import { openGpu } from "../../src/gpu/node.ts";
@@ -11,34 +10,39 @@ import { check } from "./check.ts";
 import { reference } from "./f64.ts";
 import { text, writeTable } from "./markdown.ts";
 import { compare, type Entry, measure, type Row } from "./measure.ts";
+import { chosenTasks, HELP, LEAST_ROUNDS, optionsOf } from "./options.ts";
 import { type Peer, type Prepared, Refusal, type Task } from "./peer.ts";
 import { openPriorwork } from "./priorwork.ts";
+import { merged, type Report, readReport, title } from "./report.ts";
 import { restOnlyOn } from "./rest.ts";
 import { tasks } from "./tasks.ts";
 
-const LEAST_ROUNDS = 9;
+const python = process.env.PRIORWORK_PYTHON;
+const doors: Record<string, () => Promise<Peer>> = {
+  "jax-js": async () => (await import("./jax.ts")).openJax(version("node_modules/@jax-js/jax/package.json")),
+  "tfjs-webgpu": async () =>
+    (await import("./tfjs.ts")).openTfjs(version("node_modules/@tensorflow/tfjs-backend-webgpu/package.json")),
+  "onnxruntime-web": async () =>
+    (await import("./ort.ts")).openOrt(version("node_modules/onnxruntime-web/package.json")),
+  burn: async () => {
+    if (!options.burn) throw new Refusal("it takes part with --burn");
+    return (await import("./burn.ts")).openBurn(gpu.adapter.name, note);
+  },
+  "PyTorch CPU": async () => {
+    if (!python) throw new Refusal("PRIORWORK_PYTHON names no python");
+    return (await import("./torch.ts")).openTorch(python);
+  },
+};
 
-const words = process.argv.slice(2);
-const roundsAt = words.indexOf("--rounds");
-const rounds = roundsAt < 0 ? LEAST_ROUNDS : Number(words.splice(roundsAt, 2)[1]);
-const [json, markdown] = ["--json", "--markdown"].map((flag) => words.includes(flag));
-const filters = words.filter((word) => !word.startsWith("-"));
-const unknown = words.find((word) => word.startsWith("-") && word !== "--json" && word !== "--markdown");
-if (unknown || !(rounds >= 1)) {
-  process.stderr.write(
-    `${unknown ?? "--rounds"}: unknown flag or no number. Usage: npm run bench:peers [-- FILTER… --json --markdown --rounds N]\n`,
-  );
-  process.exit(2);
-}
-
-const chosen = tasks().filter(({ name, layout = "", shape }) => {
-  const title = `${name} ${layout} ${Object.entries(shape).flat().join("")}`.toLowerCase();
-  return filters.length === 0 || filters.some((filter) => title.includes(filter.toLowerCase()));
+const { options, all, chosen, earlier } = asked(() => {
+  const options = optionsOf(process.argv.slice(2), Object.keys(doors));
+  const all = tasks(options);
+  const earlier = options.merge === undefined ? undefined : readReport(options.merge);
+  return { options, all, chosen: chosenTasks(all, options.filters), earlier };
 });
-if (chosen.length === 0) {
-  const names = [...new Set(tasks().map(({ name }) => name))].join(", ");
-  process.stderr.write(`${filters.join(" ")}: no task has that in its name. There are ${names}.\n`);
-  process.exit(2);
+if (options.help || options.list) {
+  process.stdout.write(options.help ? HELP : `${all.map(title).join("\n")}\n`);
+  process.exit(0);
 }
 
 const note = (line: string) => process.stderr.write(`${line}\n`);
@@ -64,17 +68,8 @@ if (info?.description !== gpu.adapter.driver) {
 const ours = openPriorwork(gpu, version("../../package.json"));
 const peers: Peer[] = [ours];
 const absent: string[] = [];
-const python = process.env.PRIORWORK_PYTHON;
-const doors: Record<string, () => Promise<Peer>> = {
-  "jax-js": async () => (await import("./jax.ts")).openJax(version("node_modules/@jax-js/jax/package.json")),
-  "tfjs-webgpu": async () =>
-    (await import("./tfjs.ts")).openTfjs(version("node_modules/@tensorflow/tfjs-backend-webgpu/package.json")),
-  "onnxruntime-web": async () =>
-    (await import("./ort.ts")).openOrt(version("node_modules/onnxruntime-web/package.json")),
-  burn: async () => (await import("./burn.ts")).openBurn(gpu.adapter.name, note),
-  ...(python ? { "PyTorch CPU": async () => (await import("./torch.ts")).openTorch(python) } : {}),
-};
 for (const [name, open] of Object.entries(doors)) {
+  if (options.without.includes(name)) continue;
   try {
     peers.push(await open());
   } catch (error) {
@@ -84,31 +79,40 @@ for (const [name, open] of Object.entries(doors)) {
 }
 
 const results: Row[] = [];
+asked(report); // refuses --merge before anything is measured
 for (const task of chosen) {
   const row = await measured(task);
   results.push(row);
   note(text(row));
+  if (options.save) writeFileSync(options.save, `${JSON.stringify(report(), null, 2)}\n`);
 }
 
-const report = {
-  adapter: gpu.adapter,
-  date: new Date().toISOString(),
-  node: process.version,
-  rounds,
-  peers: peers.map(({ name, version, where }) => ({ name, version, where })),
-  absent,
-  results,
-};
-if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+if (options.json) process.stdout.write(`${JSON.stringify(report(), null, 2)}\n`);
 else process.stdout.write(`${results.map(text).join("\n")}\n`);
-if (markdown) {
-  if (rounds < LEAST_ROUNDS || filters.length > 0) note("warning: the table is of all tasks and 9 rounds; not written");
-  else note(`wrote ${writeTable(report)}`);
+if (options.markdown) {
+  const whole = report();
+  if (options.small || whole.rounds < LEAST_ROUNDS || whole.results.length < all.length) {
+    note(`warning: the table is of all tasks, full size and ${LEAST_ROUNDS} rounds; not written`);
+  } else note(`wrote ${writeTable(whole)}`);
 }
 for (const peer of peers.toReversed()) await peer.close();
 clearInterval(alive);
 void dawn.requestAdapter; // see above
 process.exit(0);
+
+/** Of what has been measured so far, and of --merge. */
+function report(): Report {
+  const now: Report = {
+    adapter: gpu.adapter,
+    date: new Date().toISOString(),
+    node: process.version,
+    rounds: options.rounds,
+    peers: peers.map(({ name, version, where }) => ({ name, version, where })),
+    absent,
+    results,
+  };
+  return earlier ? merged(now, earlier, all.map(title)) : now;
+}
 
 async function measured(task: Task): Promise<Row> {
   const inputs = task.inputs();
@@ -127,13 +131,23 @@ async function measured(task: Task): Promise<Row> {
       if (!(error instanceof Refusal) && process.env.DEBUG) console.error(error);
     }
   }
-  const timed = await measure(task, prepared, rounds);
+  const timed = await measure(task, prepared, options.rounds);
   entries.push(...timed.values());
   for (const { dispose } of prepared.values()) await dispose();
   const order = peers.map(({ name }) => name);
   entries.sort((a, b) => order.indexOf(a.peer) - order.indexOf(b.peer));
   const { name, layout, shape } = task;
   return { name, ...(layout ? { layout } : {}), shape, entries, best: compare(entries, ours.name, peers) };
+}
+
+/** Ends with a sentence and exit code 2 where the command line is wrong. */
+function asked<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    process.stderr.write(`${sentence(error)}\n\n${HELP}`);
+    process.exit(2);
+  }
 }
 
 function version(path: string): string {

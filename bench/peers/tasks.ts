@@ -1,27 +1,22 @@
 /**
  * @file What is compared: products, attention at full length and at SST-2's lengths, the memory-bound kernels, an encoder
- * layer, a training step, inference; at MiniLM's sizes (384 channels, 12 heads, 6 layers).
+ * layer, inference, a training step, steps of an epoch of SST-2; at MiniLM's sizes (384 channels, 12 heads, 6 layers).
  */
-import { Stream } from "../../src/random.ts";
-import { attend, EPS, encoder, encoderLayer, fill, layerShapes } from "./model.ts";
-import { type Algebra, type Input, type Layout, sizeOf, type Task } from "./peer.ts";
+import { attend, EPS } from "./model.ts";
+import { batch, get, inference, layer, normals, type Shapes, type Size, train } from "./model-tasks.ts";
+import { type Input, type Layout, sizeOf, type Task } from "./peer.ts";
+import { typicalBatches } from "./sst2.ts";
 
-const [B, T, C, F, HEADS, LAYERS] = [8, 64, 384, 1536, 12, 6];
-const SIZES = { b: B, t: T, c: C, heads: HEADS };
-const TOKENS = B * T;
+/** MiniLM's, 8 sequences of 64 tokens. */
+const FULL: Size = { B: 8, T: 64, C: 384, F: 1536, HEADS: 12, LAYERS: 6, VOCABULARY: 30_522 };
+/** For a rehearsal. */
+const SMALL: Size = { B: 2, T: 16, C: 64, F: 128, HEADS: 2, LAYERS: 2, VOCABULARY: 100 };
 
 /** 16 sentences as SST-2 has them: 213 tokens where padding to the longest makes 464. */
 const SST2 = [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 17, 20, 23, 25, 29];
 
-/** Multiply-adds ·2 of a layer forward: its products with weights, and the scores' two. */
-const LAYER_FLOPS = 2 * TOKENS * (4 * C * C + 2 * C * F) + 4 * B * T * T * C;
-
-type Shapes = Record<string, readonly number[]>;
-
-function normals(name: string, shapes: Shapes): Record<string, Input> {
-  const stream = new Stream(7, name);
-  return fill(shapes, () => stream.normal());
-}
+/** Of the 4,209 in an epoch of SST-2: 640 tokens and 1,696 with padding; the epoch has 639 and 1,692 for every three. */
+const EPOCH_BATCHES = 3;
 
 function product(layout: Layout, M: number, N: number, K: number): Task {
   const shapes = { a: layout === "TN" ? [K, M] : [M, K], b: layout === "NT" ? [N, K] : [K, N] };
@@ -37,7 +32,7 @@ function product(layout: Layout, M: number, N: number, K: number): Task {
 }
 
 /** Sequences of one length, or of several that the peers pad and mask. */
-function attention(lengths: readonly number[], backward: boolean): Task {
+function attention({ C, HEADS }: Size, lengths: readonly number[], backward: boolean): Task {
   const longest = Math.max(...lengths);
   const d = C / HEADS;
   const groups = lengths.length * HEADS;
@@ -103,104 +98,32 @@ function rows(
   };
 }
 
-function layer(backward: boolean): Task {
-  const weights = layerShapes("", C, F);
-  const shapes = { x: [TOKENS, C], ...weights, ...(backward ? { dy: [TOKENS, C] } : {}) };
-  return {
-    name: `layer${backward ? ".forward+backward" : ""}`,
-    shape: { B, T, C },
-    work: { kind: "layer", heads: HEADS, sequences: B, layers: 1 },
-    inputs: () => normals("layer", shapes),
-    forward: (a, x) => encoderLayer(a, get(x, "x"), (name) => get(x, name), SIZES),
-    weights: Object.keys(weights),
-    ...(backward ? { gradients: ["x", ...Object.keys(weights)] } : {}),
-    flops: LAYER_FLOPS * (backward ? 3 : 1),
-  };
-}
-
-function layersOf(count: number): Shapes {
-  return Object.assign({}, ...Array.from({ length: count }, (_, i) => layerShapes(`${i}.`, C, F)));
-}
-
-function train(): Task {
-  const weights: Shapes = { ...layersOf(LAYERS), "head.w": [C, 2], "head.b": [2] };
-  const labels = Array.from({ length: B }, (_, i) => i % 2);
-  return {
-    name: "train",
-    shape: { B, T, C, layers: LAYERS },
-    work: { kind: "train", heads: HEADS, sequences: B, layers: LAYERS, labels, lr: 1e-5 },
-    inputs: () => ({
-      ...normals("train", { x: [TOKENS, C], ...weights }),
-      oneHot: { shape: [B, 2], data: Float32Array.from({ length: 2 * B }, (_, i) => Number(labels[i >> 1] === i % 2)) },
-    }),
-    forward: (a, x) => {
-      const y = a.tokenMean(a.reshape(encoder(a, x, get(x, "x"), SIZES, LAYERS), [B, T, C])); // [B, C]
-      return a.crossEntropy(a.add(a.matmul(y, get(x, "head.w")), get(x, "head.b")), get(x, "oneHot"));
-    },
-    weights: Object.keys(weights),
-    flops: 3 * LAYERS * LAYER_FLOPS,
-  };
-}
-
-function inference(): Task {
-  const tables: Shapes = { "words.w": [30_522, C], "positions.w": [T, C], "types.w": [2, C] };
-  const weights: Shapes = { ...tables, "norm.gamma": [C], "norm.beta": [C], ...layersOf(LAYERS) };
-  return {
-    name: "inference",
-    shape: { B, T, C, layers: LAYERS },
-    work: { kind: "inference", heads: HEADS, sequences: B, layers: LAYERS },
-    inputs: () => {
-      const stream = new Stream(7, "ids");
-      const ids = (id: (i: number) => number) => ({ shape: [TOKENS], data: Int32Array.from({ length: TOKENS }, (_, i) => id(i)) }); // biome-ignore format: one row
-      return {
-        ...normals("inference", weights),
-        ids: ids(() => stream.integer(30_522)),
-        positionIds: ids((i) => i % T),
-        typeIds: ids(() => 0),
-      };
-    },
-    forward: <A>(a: Algebra<A>, x: Record<string, A>) => {
-      const of = (table: string, ids: string) => a.gather(get(x, table), get(x, ids));
-      const sum = a.add(a.add(of("words.w", "ids"), of("positions.w", "positionIds")), of("types.w", "typeIds"));
-      const start = a.layerNorm(sum, get(x, "norm.gamma"), get(x, "norm.beta"), EPS);
-      return a.tokenMean(a.reshape(encoder(a, x, start, SIZES, LAYERS), [B, T, C]));
-    },
-    weights: Object.keys(weights),
-    flops: LAYERS * LAYER_FLOPS,
-  };
-}
-
-function get<A>(x: Record<string, A>, name: string): A {
-  const found = x[name];
-  if (found === undefined) throw new Error(`no input ${name}`);
-  return found;
-}
-
-export function tasks(): Task[] {
+export function tasks({ small = false } = {}): Task[] {
+  const size = small ? SMALL : FULL;
+  const { B, T, C, F } = size;
+  const n = 2 * B * T;
   const full = Array(B).fill(T) as number[];
   const norm = { gamma: [C], beta: [C] };
+  const normed: Task["forward"] = (a, x) => a.layerNorm(get(x, "x"), get(x, "gamma"), get(x, "beta"), EPS);
   return [
-    product("NN", 1024, F, C),
-    product("NT", 1024, F, C),
-    product("TN", 1024, F, C),
-    product("NN", 1024, 1024, 1024),
-    attention(full, false),
-    attention(full, true),
-    attention(SST2, false),
-    attention(SST2, true),
-    rows("softmax", [1024, C], 2, {}, (a, x) => a.softmax(get(x, "x"))),
-    rows("layerNorm", [1024, C], 2, norm, (a, x) => a.layerNorm(get(x, "x"), get(x, "gamma"), get(x, "beta"), EPS)),
-    rows("layerNorm", [1024, C], 5, norm, (a, x) => a.layerNorm(get(x, "x"), get(x, "gamma"), get(x, "beta"), EPS), [
-      "x",
-      "gamma",
-      "beta",
-    ]),
-    rows("gelu", [1024, F], 2, {}, (a, x) => a.gelu(get(x, "x"))),
-    rows("addRow", [1024, F], 2, { row: [F] }, (a, x) => a.add(get(x, "x"), get(x, "row"))),
-    rows("columnSum", [1024, F], 1, {}, (a, x) => a.columnSum(get(x, "x"))),
-    layer(false),
-    layer(true),
-    inference(),
-    train(),
+    product("NN", n, F, C),
+    product("NT", n, F, C),
+    product("TN", n, F, C),
+    product("NN", n, n, n),
+    attention(size, full, false),
+    attention(size, full, true),
+    attention(size, SST2, false),
+    attention(size, SST2, true),
+    rows("softmax", [n, C], 2, {}, (a, x) => a.softmax(get(x, "x"))),
+    rows("layerNorm", [n, C], 2, norm, normed),
+    rows("layerNorm", [n, C], 5, norm, normed, ["x", "gamma", "beta"]),
+    rows("gelu", [n, F], 2, {}, (a, x) => a.gelu(get(x, "x"))),
+    rows("addRow", [n, F], 2, { row: [F] }, (a, x) => a.add(get(x, "x"), get(x, "row"))),
+    rows("columnSum", [n, F], 1, {}, (a, x) => a.columnSum(get(x, "x"))),
+    layer(size, false),
+    layer(size, true),
+    inference(size),
+    train(size, "train", [batch(full)]),
+    train(size, "train.sst2", typicalBatches(16, EPOCH_BATCHES).map(batch)),
   ];
 }

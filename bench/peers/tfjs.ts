@@ -5,7 +5,18 @@
 import { createRequire } from "node:module";
 import * as tf from "@tensorflow/tfjs-core";
 import "@tensorflow/tfjs-backend-webgpu";
-import { ADAM, type Algebra, type Input, type Peer, type Prepared, Refusal, resultNames, type Task } from "./peer.ts";
+import {
+  ADAM,
+  type Algebra,
+  type Input,
+  inputsOf,
+  type Peer,
+  type Prepared,
+  Refusal,
+  resultNames,
+  type Task,
+  type Work,
+} from "./peer.ts";
 import { rested } from "./rest.ts";
 
 type Tensors = Record<string, tf.Tensor>;
@@ -58,18 +69,22 @@ function prepare(backend: Backend, task: Task, inputs: Record<string, Input>): P
   for (const [name, { shape, data }] of Object.entries(inputs)) {
     held[name] = tf.tensor(data, [...shape], data instanceof Int32Array ? "int32" : "float32");
   }
-  const training = task.work.kind === "train";
-  const step = training ? trainer(task, held) : () => evaluate(task, held);
+  const { work } = task;
+  const steps = work.kind === "train" ? trainer(task, work, held) : [() => evaluate(task, held)];
   let results: Tensors = {};
+  const free = () => tf.dispose(Object.values(results).filter((result) => !(result instanceof tf.Variable)));
   return {
     run: async () => {
-      tf.dispose(training ? (results.y ?? []) : results); // after a step the others are the weights themselves
-      results = step();
-      if (backend.commandEncoder) {
-        backend.endComputePassEncoder();
-        backend.submitQueue();
+      free();
+      results = {};
+      for (const step of steps) {
+        Object.assign(results, step());
+        if (backend.commandEncoder) {
+          backend.endComputePassEncoder();
+          backend.submitQueue();
+        }
+        await rested(backend.queue.onSubmittedWorkDone());
       }
-      await rested(backend.queue.onSubmittedWorkDone());
     },
     read: async (names) => {
       const read: Record<string, ArrayLike<number>> = {};
@@ -82,7 +97,7 @@ function prepare(backend: Backend, task: Task, inputs: Record<string, Input>): P
       return read;
     },
     dispose: () => {
-      tf.dispose(results);
+      free();
       tf.dispose(held);
       tf.disposeVariables();
     },
@@ -105,11 +120,17 @@ function evaluate(task: Task, held: Tensors): Tensors {
   });
 }
 
-function trainer(task: Task, held: Tensors): () => Tensors {
-  const { lr } = task.work as { lr: number };
+/** A step for each batch; the results are its loss and the weights themselves. */
+function trainer(task: Task, work: Extract<Work, { kind: "train" }>, held: Tensors): (() => Tensors)[] {
   const weights = task.weights ?? [];
   const variables = Object.fromEntries(weights.map((name) => [name, tf.variable(held[name] as tf.Tensor)]));
-  const optimizer = tf.train.adam(lr, ADAM.beta1, ADAM.beta2, ADAM.eps);
-  const loss = () => task.forward(algebra, { ...held, ...variables }) as tf.Scalar;
-  return () => ({ y: optimizer.minimize(loss, true, Object.values(variables)) as tf.Tensor, ...variables });
+  const optimizer = tf.train.adam(work.lr, ADAM.beta1, ADAM.beta2, ADAM.eps);
+  return work.batches.map((_, batch) => {
+    const x = { ...inputsOf(held, batch), ...variables };
+    const loss = () => task.forward<tf.Tensor>(algebra, x, batch) as tf.Scalar;
+    return () => ({
+      [`y@${batch}`]: optimizer.minimize(loss, true, Object.values(variables)) as tf.Tensor,
+      ...variables,
+    });
+  });
 }

@@ -16,21 +16,31 @@ def linear(x, w, name):
     return F.linear(x, w[f"{name}.w"], w[f"{name}.b"])
 
 
-def layer(x, w, prefix, heads):
-    """x [B, T, C] -> [B, T, C]"""
+def layer(x, w, prefix, heads, mask=None):
+    """x [B, T, C], mask [B, H, 1, T] -> [B, T, C]"""
     b, t, c = x.shape
     split = lambda name: linear(x, w, prefix + name).view(b, t, heads, c // heads).transpose(1, 2)
-    y = F.scaled_dot_product_attention(split("query"), split("key"), split("value"))
+    y = F.scaled_dot_product_attention(split("query"), split("key"), split("value"), attn_mask=mask)
     y = linear(y.transpose(1, 2).reshape(b, t, c), w, f"{prefix}out")
     norm = lambda z, name: F.layer_norm(z, (c,), w[f"{prefix}{name}.gamma"], w[f"{prefix}{name}.beta"], EPS)
     x = norm(x + y, "norm1")
     return norm(x + linear(F.gelu(linear(x, w, f"{prefix}up")), w, f"{prefix}down"), "norm2")
 
 
-def encoder(x, w, work):
+def encoder(x, w, work, mask=None):
     for i in range(work["layers"]):
-        x = layer(x, w, f"{i}.", work["heads"])
+        x = layer(x, w, f"{i}.", work["heads"], mask)
     return x
+
+
+def loss_of(work, x, i):
+    """Of batch i. Where it is padded, there are a mask for the scores and the weights of a mean over what is not."""
+    batch = work["batches"][i]
+    b, mask, pool = len(batch["labels"]), x.get(f"mask@{i}"), x.get(f"pool@{i}")
+    start = x[f"x@{i}"].view(b, -1, x[f"x@{i}"].shape[-1])
+    y = encoder(start, x, work, None if mask is None else mask.view(b, work["heads"], 1, -1))
+    pooled = y.mean(1) if pool is None else (pool @ y).squeeze(1)
+    return F.cross_entropy(linear(pooled, x, "head"), torch.tensor(batch["labels"]))
 
 
 def forward(work, x):
@@ -57,9 +67,6 @@ def forward(work, x):
         y = x["words.w"][x["ids"]] + x["positions.w"][x["positionIds"]] + x["types.w"][x["typeIds"]]
         y = F.layer_norm(y, x["norm.gamma"].shape, x["norm.gamma"], x["norm.beta"], EPS)
         return encoder(rows(y), x, work).mean(1)
-    if kind == "train":
-        logits = linear(encoder(rows(x["x"]), x, work).mean(1), x, "head")
-        return F.cross_entropy(logits, torch.tensor(work["labels"]))
     raise ValueError(f"no task {kind}")
 
 
@@ -89,11 +96,13 @@ class Task:
 
     def run(self):
         if self.work["kind"] == "train":
-            self.optimizer.zero_grad()
-            loss = forward(self.work, self.x)
-            loss.backward()
-            self.optimizer.step()
-            self.results = {"y": loss, **{name: self.x[name] for name in self.weights}}
+            self.results = {name: self.x[name] for name in self.weights}
+            for i in range(len(self.work["batches"])):
+                self.optimizer.zero_grad()
+                loss = loss_of(self.work, self.x, i)
+                loss.backward()
+                self.optimizer.step()
+                self.results[f"y@{i}"] = loss
         elif self.gradients:
             y = forward(self.work, self.x)
             slopes = torch.autograd.grad(y, [self.x[name] for name in self.gradients], self.x["dy"])

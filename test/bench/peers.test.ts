@@ -8,9 +8,21 @@ import { check } from "../../bench/peers/check.ts";
 import { reference } from "../../bench/peers/f64.ts";
 import { compare } from "../../bench/peers/measure.ts";
 import { encoderLayer, fill, layerShapes } from "../../bench/peers/model.ts";
-import { type Algebra, type Input, type Prepared, Refusal, type Task } from "../../bench/peers/peer.ts";
+import { padding } from "../../bench/peers/model-tasks.ts";
+import { chosenTasks, optionsOf } from "../../bench/peers/options.ts";
+import {
+  type Algebra,
+  inputsOf as batchInputs,
+  type Input,
+  type Prepared,
+  Refusal,
+  type Task,
+} from "../../bench/peers/peer.ts";
 import { Pipe } from "../../bench/peers/pipe.ts";
 import { batches, product } from "../../bench/peers/product.ts";
+import { merged, type Report, title } from "../../bench/peers/report.ts";
+import { epoch, SENTENCES, tokensOf, typicalBatches } from "../../bench/peers/sst2.ts";
+import { tasks } from "../../bench/peers/tasks.ts";
 import { Stream } from "../../src/random.ts";
 
 type Shapes = Record<string, readonly number[]>;
@@ -69,6 +81,10 @@ const cases: Record<string, [Forward, Shapes]> = {
     (a, x) => encoderLayer(a, x.x!, (name) => x[name]!, { b: 2, t: 3, c: 4, heads: 2 }),
     { x: [6, 4], ...layerShapes("", 4, 8) },
   ],
+  "an encoder layer with padding": [
+    (a, x) => encoderLayer(a, x.x!, (name) => x[name]!, { b: 2, t: 3, c: 4, heads: 2 }, a.scale(x.mask!, 20)),
+    { x: [6, 4], mask: [4, 1, 3], ...layerShapes("", 4, 8) },
+  ],
 };
 
 describe("the reference's gradient of", () => {
@@ -76,6 +92,134 @@ describe("the reference's gradient of", () => {
     const wanted = Object.keys(shapes).filter((key) => key !== "one");
     test(name, () => expect(gradientError(forward, shapes, wanted)).toBeLessThan(1e-7));
   }
+});
+
+test("the reference trains by Adam as its authors write it, a step on each batch", () => {
+  // Loss w·x, so the gradient is x: of the first batch 3, of the second −1; w is 5 at first.
+  const task: Task = {
+    ...taskOf((a, x) => a.matmul(x.x!, x.w!), []),
+    work: { kind: "train", heads: 1, layers: 1, lr: 0.1, batches: [3, -1].map(() => ({ lengths: [1], labels: [0] })) },
+    weights: ["w"],
+  };
+  const number = (value: number) => ({ shape: [1, 1], data: Float32Array.of(value) });
+  const found = reference(task, { w: number(5), "x@0": number(3), "x@1": number(-1) });
+  const first = 5 - (0.1 * 3) / (3 + 1e-8);
+  const [m, v] = [0.9 * (0.1 * 3) + 0.1 * -1, 0.999 * (0.001 * 9) + 0.001 * 1];
+  const second = first - (0.1 * (m / (1 - 0.9 ** 2))) / (Math.sqrt(v / (1 - 0.999 ** 2)) + 1e-8);
+  expect(found["y@0"]?.[0]).toBeCloseTo(15, 12);
+  expect(found["y@1"]?.[0]).toBeCloseTo(-first, 12);
+  expect(found.w?.[0]).toBeCloseTo(second, 12);
+});
+
+describe("SST-2's epoch", () => {
+  const mean = (batches: readonly number[][], of: "packed" | "padded") =>
+    batches.reduce((sum, lengths) => sum + tokensOf(lengths)[of], 0) / batches.length;
+
+  test("has every sentence of the training set once, but for the last batch", () => {
+    expect(SENTENCES.reduce((a, b) => a + b, 0)).toBe(67_349);
+    const lengths = epoch(16).flat();
+    expect(lengths).toHaveLength(67_349 - (67_349 % 16));
+    expect(lengths.filter((length) => length === 3).length).toBeGreaterThan(1978 - 6);
+    expect(Math.max(...lengths)).toBe(66);
+  });
+
+  test("is what the batches that stand for it are", () => {
+    const [all, few] = [epoch(16), typicalBatches(16, 3)];
+    expect(few.map(({ length }) => length)).toEqual([16, 16, 16]);
+    for (const of of ["packed", "padded"] as const) {
+      expect(Math.abs(mean(few, of) / mean(all, of) - 1)).toBeLessThan(0.01);
+    }
+    expect(tokensOf(few[0] ?? []).padded).toBeLessThan(tokensOf(few[2] ?? []).padded);
+  });
+
+  test("is masked where it is padded, and the mean leaves padding out", () => {
+    const { mask, pool } = padding([1, 3], 2);
+    expect(mask).toEqual({
+      shape: [4, 1, 3],
+      data: Float32Array.of(0, -1e4, -1e4, 0, -1e4, -1e4, 0, 0, 0, 0, 0, 0),
+    });
+    expect(pool).toEqual({ shape: [2, 1, 3], data: Float32Array.of(1, 0, 0, 1 / 3, 1 / 3, 1 / 3) });
+    const task = tasks().find(({ name }) => name === "train.sst2");
+    expect(task?.shape).toMatchObject({ batches: 3, B: 16, N: 640, padded: 1696 });
+    expect(batchInputs({ "x@0": 1, "x@1": 2, "0.up.w": 3 }, 1)).toEqual({ x: 2, "0.up.w": 3 });
+  });
+});
+
+describe("the flags", () => {
+  const peers = ["jax-js", "burn"];
+  test("say what runs", () => {
+    const { filters, rounds, burn, without } = optionsOf(["train", "--rounds", "2", "--without", "jax-js"], peers);
+    expect({ filters, rounds, burn, without }).toEqual({
+      filters: ["train"],
+      rounds: 2,
+      burn: false,
+      without: ["jax-js"],
+    });
+  });
+  test("refuse what they don't know", () => {
+    expect(() => optionsOf(["--without", "tensorflow"], peers)).toThrow(/no such peer. There are jax-js, burn/);
+    expect(() => optionsOf(["--rounds", "0"], peers)).toThrow(/--rounds 0/);
+    expect(() => optionsOf(["--bern"], peers)).toThrow(/--bern/);
+    expect(() => chosenTasks(tasks(), ["fft"])).toThrow(/fft: no task has that in its name. There are matmul, /);
+  });
+  test("choose tasks by name, layout and sizes", () => {
+    const names = (...filters: string[]) => chosenTasks(tasks(), filters).map(title);
+    expect(names("matmul NT", "train.sst2").map((name) => name.slice(0, 10))).toEqual(["matmul NT ", "train.sst2"]);
+    expect(names()).toHaveLength(tasks().length);
+  });
+});
+
+describe("reports of two runs", () => {
+  const row = (name: string, ms: number, ...peers: string[]) => ({
+    name,
+    shape: {},
+    entries: peers.map((peer) => ({ peer, medianMs: ms })),
+    best: [],
+  });
+  const report = (peers: string[], rounds: number, ...results: Report["results"]): Report => ({
+    adapter: { name: "a", kind: "software", driver: "d", features: [], limits: {}, subgroupSize: 8 },
+    date: "2026-01-01",
+    node: "v20",
+    rounds,
+    peers: peers.map((name) => ({ name, version: "1", where: "gpu" })),
+    absent: peers.includes("burn") ? [] : ["burn: it takes part with --burn"],
+    results,
+  });
+  const titles = ["a ()", "b ()", "c ()"];
+  const earlier = report(["ours"], 9, row("a", 1, "ours"), row("b", 2, "ours"), row("gone", 3, "ours"));
+
+  test("become one, the later's rows first, in the tasks' order", () => {
+    const both = merged(
+      report(["ours", "burn"], 20, row("c", 4, "ours", "burn"), row("b", 5, "ours", "burn")),
+      earlier,
+      titles,
+    );
+    expect(both.results.map(({ name, entries }) => [name, ...entries.map(({ medianMs }) => medianMs)])).toEqual([
+      ["a", 1, undefined],
+      ["b", 5, 5],
+      ["c", 4, 4],
+    ]);
+    expect(both.results[0]?.entries[1]?.refused).toMatch(/did not take part/);
+    expect(both.peers.map(({ name }) => name)).toEqual(["ours", "burn"]);
+    expect(both.rounds).toBe(9);
+  });
+
+  test("are the later's alone where it has measured all", () => {
+    const again = report(["ours"], 20, row("a", 1, "ours"));
+    const both = merged(again, report(["ours", "burn"], 9, row("a", 2, "ours", "burn")), titles);
+    expect(both.rounds).toBe(20);
+    expect(both.peers).toEqual(again.peers);
+    expect(both.absent).toEqual(again.absent);
+  });
+
+  test("of another driver or another version are not compared", () => {
+    const other = report(["ours"], 9);
+    other.adapter.driver = "e";
+    expect(() => merged(other, earlier, titles)).toThrow(/measured on d, this is e/);
+    const newer = report(["ours"], 9);
+    (newer.peers[0] as { version: string }).version = "2";
+    expect(() => merged(newer, earlier, titles)).toThrow(/it has ours 1, this is 2/);
+  });
 });
 
 test("the reference's product is the sum that defines it", () => {

@@ -40,7 +40,13 @@ pub enum Work {
     ColumnSum,
     Layer { heads: usize, sequences: usize },
     Inference { heads: usize, sequences: usize, layers: usize },
-    Train { heads: usize, sequences: usize, layers: usize, labels: Vec<i32>, lr: f64 },
+    Train { heads: usize, layers: usize, batches: Vec<Batch>, lr: f64 },
+}
+
+#[derive(Deserialize)]
+pub struct Batch {
+    lengths: Vec<usize>,
+    labels: Vec<i32>,
 }
 
 #[derive(Deserialize)]
@@ -130,11 +136,10 @@ fn body(question: Prepare, inputs: Inputs) -> Result<Body, String> {
         }
         Work::Layer { heads, sequences } => layer(&inputs, heads, sequences, gradients),
         Work::Inference { heads, sequences, layers } => inference(&inputs, heads, sequences, layers),
-        Work::Train { heads, sequences, layers, labels, lr } => {
+        Work::Train { heads, layers, batches, lr } => {
             let model = Classifier { encoder: inputs.encoder(&prefixes(layers), heads)?, head: inputs.linear("head")? };
-            let x = rows(inputs.tensor("x")?, sequences);
-            let labels = Tensor::<1, Int>::from_data(labels.as_slice(), &inputs.device);
-            Ok(train(model, x, labels, weights, lr))
+            let steps = batches.iter().enumerate().map(|(i, batch)| Step::new(&inputs, i, batch));
+            Ok(train(model, steps.collect::<Result<_, _>>()?, weights, lr))
         }
     }
 }
@@ -209,19 +214,65 @@ fn inference(inputs: &Inputs, heads: usize, sequences: usize, layers: usize) -> 
     }))
 }
 
-/// Adam's moments and the weights pass from step to step.
-fn train(model: Classifier, x: Tensor<3>, labels: Tensor<1, Int>, weights: Vec<String>, lr: f64) -> Body {
+/// What a training step works with. Where its sequences differ in length they are padded: `padding` says where, and `pool`
+/// has the weights of a mean over the rest.
+struct Step {
+    x: Tensor<3>,                     // [B, T, C]
+    labels: Tensor<1, Int>,           // [B]
+    padding: Option<Tensor<2, Bool>>, // [B, T]
+    pool: Option<Tensor<3>>,          // [B, 1, T]
+}
+
+impl Step {
+    fn new(inputs: &Inputs, i: usize, batch: &Batch) -> Result<Self, String> {
+        let b = batch.lengths.len();
+        let x = rows(inputs.tensor(&format!("x@{i}"))?, b);
+        let labels = Tensor::from_data(batch.labels.as_slice(), &inputs.device);
+        let longest = x.dims()[1];
+        if batch.lengths.iter().all(|&length| length == longest) {
+            return Ok(Step { x, labels, padding: None, pool: None });
+        }
+        let padding: Vec<bool> =
+            batch.lengths.iter().flat_map(|&length| (0..longest).map(move |t| t >= length)).collect();
+        Ok(Step {
+            x,
+            labels,
+            padding: Some(Tensor::from_data(TensorData::new(padding, [b, longest]), &inputs.device)),
+            pool: Some(inputs.tensor(&format!("pool@{i}"))?),
+        })
+    }
+
+    fn logits(&self, model: &Classifier) -> Tensor<2> {
+        let mut input = TransformerEncoderInput::new(self.x.clone());
+        if let Some(padding) = &self.padding {
+            input = input.mask_pad(padding.clone());
+        }
+        let y = model.encoder.forward(input); // [B, T, C]
+        let mean = match &self.pool {
+            Some(pool) => pool.clone().matmul(y),
+            None => y.mean_dim(1),
+        };
+        model.head.forward(mean.squeeze_dim::<2>(1)) // [B, 2]
+    }
+}
+
+/// Adam's moments and the weights pass from step to step; each step's end is awaited.
+fn train(model: Classifier, steps: Vec<Step>, weights: Vec<String>, lr: f64) -> Body {
     let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
-    let criterion = CrossEntropyLossConfig::new().init(&x.device());
     let mut held = Some(model);
     Box::new(move || {
-        let model = held.take().ok_or("a step before this failed")?;
-        let y = model.encoder.forward(TransformerEncoderInput::new(x.clone())); // [B, T, C]
-        let logits = model.head.forward(y.mean_dim(1).squeeze_dim::<2>(1)); // [B, 2]
-        let loss = criterion.forward(logits, labels.clone());
-        let slopes = GradientsParams::from_grads(loss.backward(), &model);
-        let model = optimizer.step(lr, model, slopes);
-        let mut results = result("y", loss);
+        let mut results = Results::new();
+        for (i, step) in steps.iter().enumerate() {
+            let model = held.take().ok_or("a step before this failed")?;
+            let device = step.x.device();
+            let criterion = CrossEntropyLossConfig::new().init(&device);
+            let loss = criterion.forward(step.logits(&model), step.labels.clone());
+            let slopes = GradientsParams::from_grads(loss.backward(), &model);
+            held = Some(optimizer.step(lr, model, slopes));
+            results.extend(result(&format!("y@{i}"), loss));
+            device.sync().map_err(|error| format!("{error:?}"))?;
+        }
+        let model = held.as_ref().ok_or("a step before this failed")?;
         for name in &weights {
             results.extend(match model.weight(name) {
                 Some(Weight::Matrix(w)) => result(name, w),
@@ -229,7 +280,6 @@ fn train(model: Classifier, x: Tensor<3>, labels: Tensor<1, Int>, weights: Vec<S
                 None => return Err(format!("no weight {name}")),
             });
         }
-        held = Some(model);
         Ok(results)
     })
 }

@@ -87,14 +87,29 @@ export async function evidence<B>(
   batches: readonly B[],
   { rest = "refuse" }: EvidenceOptions = {},
 ): Promise<Evidence> {
-  const { ggn, gaussians, precisions, shapes, temperature, likelihoodTemperature } = state;
+  const { ggn, gaussians, temperature, likelihoodTemperature } = state;
   if (temperature !== 1 || likelihoodTemperature !== 1) {
     throw new InputError(
       `evidence: a posterior at temperature ${temperature}, likelihood ${likelihoodTemperature} is not p(θ|X). Use 1 for both.`,
     );
   }
   if (rest === "refuse") refuseRest(model.theta, prior, new Set(ggn.blocks.flatMap(({ slices }) => slices)));
-  const groups = new Map<string, EvidenceGroup & { logShape: number }>();
+  const groups = await evidenceGroups({ model, prior }, state);
+  const nll = await summedNll(model, batches, N);
+  const logDet = gaussians.reduce((sum, gaussian) => sum + gaussian.logDet, 0);
+  const all = groups.map(({ blocks: _, ...group }) => group);
+  return { logEvidence: logEvidence(nll, logDet, all), nll, groups: all };
+}
+
+/**
+ * What the approximation says of each group (and precision in it), with the blocks that it is made of. InputError: a
+ * precision of 0.
+ */
+export async function evidenceGroups<B>(
+  { model, prior }: Pick<LogPosterior<B>, "model" | "prior">,
+  { ggn, gaussians, precisions, shapes }: Laplace,
+): Promise<(EvidenceGroup & { logShape: number; blocks: readonly number[] })[]> {
+  const groups = new Map<string, EvidenceGroup & { logShape: number; blocks: number[] }>();
   for (const [b, { slices, curvature }] of ggn.blocks.entries()) {
     const precision = precisions[b] as number;
     const group = namedBy(prior, slices[0] as Slice);
@@ -104,17 +119,15 @@ export async function evidence<B>(
     if (t?.some((value) => !(value > 0))) throw improper(group);
     const mu = await readSlices(model.theta, slices, prior.mu);
     const known = groups.get(`${group} ${precision}`);
-    const found = known ?? { group, precision, size: 0, squaredDistance: 0, traceInverse: 0, logShape: 0 };
+    const found = known ?? { group, precision, size: 0, squaredDistance: 0, traceInverse: 0, logShape: 0, blocks: [] };
+    found.blocks.push(b);
     found.size += curvature.size;
     found.squaredDistance += theta.reduce((sum, x, i) => sum + (t?.[i] ?? 1) * (x - (mu[i] as number)) ** 2, 0);
     found.traceInverse += gaussians[b]?.traceInverse(t) ?? 0;
     found.logShape += t?.reduce((sum, value) => sum + Math.log(value), 0) ?? 0;
     groups.set(`${group} ${precision}`, found);
   }
-  const nll = await summedNll(model, batches, N);
-  const logDet = gaussians.reduce((sum, gaussian) => sum + gaussian.logDet, 0);
-  const all = [...groups.values()];
-  return { logEvidence: logEvidence(nll, logDet, all), nll, groups: all };
+  return [...groups.values()];
 }
 
 /** Σ NLL over the batches, without dropout. */

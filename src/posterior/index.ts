@@ -63,6 +63,7 @@ export {
   predictionOf,
 } from "./posterior.ts";
 export { combine, type Predictive } from "./predictive.ts";
+export { klToPrior, type PriorStrength, priorStrength } from "./prior-strength.ts";
 export { rankOneDraws, rankOneMembers } from "./rank-one.ts";
 export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
 export { type Cycle, cycleOf, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";

@@ -23,6 +23,7 @@ import { Output } from "./output.ts";
 import { checkPhase, hasPhase, type PhaseContext, posteriorPhase, temperatureSweep } from "./posterior-phase.ts";
 import { priorFile } from "./prior-choice.ts";
 import { checkPrior } from "./prior-file.ts";
+import { strengthOf, strengthText } from "./prior-strength.ts";
 import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
@@ -195,6 +196,7 @@ async function train(
   );
   const made = await posteriorPhase(phase);
   phase.found?.swag?.dispose();
+  const strength = made?.laplace && (await strengthOf(phase, made.laplace));
   const after = "after training";
   const measured = made
     ? await measure(made.posterior, examples, { what: after, out, ifInterrupted: RESUME })
@@ -202,13 +204,14 @@ async function train(
       ? withoutPlace(at)
       : await measureOn(after);
   const metrics = options.select === "best" ? { ...measured, selectedOnDev: true } : measured;
+  const more = { ...(strength ? { priorStrength: strength } : {}), ...(temperatures ? { temperatures } : {}) };
   const saved = {
     ...record,
     finished: true,
     steps: training.trainer.steps,
     seconds: training.seconds,
     evaluations: training.evaluations,
-    ...(temperatures ? { temperatures } : {}),
+    ...more,
   };
   await saveRun({ folder: options.out, record: saved, model, source: folder, metrics, options });
   const result = {
@@ -219,7 +222,7 @@ async function train(
     trainableParameters: trainable,
     before,
     metrics,
-    ...(temperatures ? { temperatures } : {}),
+    ...more,
   };
   if (out.json) out.document(profiled ? { ...result, profile: profiled } : result);
   else {
@@ -233,6 +236,7 @@ async function train(
     out.text(
       `${lines}\n\n${count(saved.steps, "step")} in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,
     );
+    if (strength) out.text(strengthText(strength));
     out.text(`run: ${options.out}\nnext: priorwork predict --run ${options.out} --text "…"`);
   }
   // The run is whole as far as it goes; that it does not go all the way is how the command ends.

@@ -5,7 +5,7 @@
  */
 import { packBatches } from "../data/batches.ts";
 import { InterruptedError } from "../errors.ts";
-import { type Ggn, ggn, laplace, laplaceDraws, priorShapes } from "../posterior/index.ts";
+import { type Ggn, ggn, type Laplace, laplace, laplaceDraws, priorShapes } from "../posterior/index.ts";
 import type { LaplaceFlags } from "./method-options.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
@@ -13,8 +13,8 @@ import type { PhaseContext } from "./posterior-phase.ts";
 /** Sequences that the curvature is taken over at once. */
 const BATCH = 32;
 
-/** One pass over the training table, then draws, written to the run's posterior. */
-export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): Promise<void> {
+/** One pass over the training table, then draws, written to the run's posterior. Gives the Gaussian. */
+export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): Promise<Laplace> {
   const { model, target, options, found } = context;
   const { structure, temperature, likelihoodTemperature } = flags;
   const { members, seed } = options;
@@ -27,6 +27,7 @@ export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): 
   for (let s = 0; s < members; s++) writer.add(await draws.read(s));
   const precisions = [...state.precisions];
   writer.finish("laplace", { structure, temperature, likelihoodTemperature, precisions, n: curvature.n, draws: members, seed }); // biome-ignore format: one record
+  return state;
 }
 
 function curvatureOf({ model, data, options, out }: PhaseContext, { structure }: LaplaceFlags): Promise<Ggn> {

@@ -9,6 +9,7 @@ import {
   anchoredSlices,
   expectLaplace,
   type Ggn,
+  type Laplace,
   type Posterior,
   pointEstimate,
   type Swag,
@@ -54,21 +55,24 @@ export interface Phase {
   posterior: Posterior;
   /** A chain that left the finite numbers: the posterior is of the draws before. */
   diverged: DivergedError | undefined;
+  /** The Gaussian of `--method laplace`. */
+  laplace: Laplace | undefined;
 }
 
 /** Runs the phase of a method that has one; undefined for the others. DivergedError: a sampler before its first draw. */
 export async function posteriorPhase(context: PhaseContext): Promise<Phase | undefined> {
   const { options, model } = context;
   let diverged: DivergedError | undefined;
+  let laplace: Laplace | undefined;
   if (options.sampler) diverged = await samplingPhase(context, options.sampler);
   else if (options.swag) await swagPhase(context, options.swag);
   else if (options.ensemble) await ensemblePhase(context, options.ensemble);
   else if (options.rankOne) await rankOnePhase(context, options.rankOne);
-  else if (options.laplace) await laplacePhase(context, options.laplace);
+  else if (options.laplace) laplace = await laplacePhase(context, options.laplace);
   else return undefined;
   const record = readPosterior(options.out);
   const posterior = record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);
-  return { posterior, diverged };
+  return { posterior, diverged, laplace };
 }
 
 /** A temperature's metrics, or the step at which a chain left the finite numbers there. */

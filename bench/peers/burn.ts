@@ -7,7 +7,8 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type Peer, Refusal } from "./peer.ts";
+import { milliseconds } from "../rounds.ts";
+import { type Peer, type Prepared, Refusal } from "./peer.ts";
 import { Pipe } from "./pipe.ts";
 
 const FOLDER = fileURLToPath(new URL("burn", import.meta.url));
@@ -25,9 +26,23 @@ export async function openBurn(adapter: string, note: (line: string) => void): P
     version: pinned("burn"),
     where: "gpu",
     native: true,
-    prepare: (task, inputs) => pipe.prepare(task, inputs),
+    prepare: async (task, inputs) => {
+      const prepared = await pipe.prepare(task, inputs);
+      await settled(prepared);
+      return prepared;
+    },
     close: () => pipe.close(),
   };
+}
+
+/** Runs until it gets no faster by a fifth: the first run tunes, the next look for operations to fuse. */
+async function settled({ run }: Prepared): Promise<void> {
+  let best = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < 6; i++) {
+    const ms = await milliseconds(run);
+    if (ms > 0.8 * best) return;
+    best = ms;
+  }
 }
 
 /** Dawn makes "llvmpipe (LLVM 15.0.6, 256 bits)" into "llvmpipe-llvm-15-0-6-256-bits"; wgpu leaves it. */

@@ -10,12 +10,13 @@ const TOLERANCE = 2e-4;
 /** A training step's weights: how many may have moved by more than a tenth of lr otherwise than the reference's. */
 const STRAYS = 0.02;
 
+/** Milliseconds of the quickest run. */
 export async function check(
   task: Task,
   inputs: Record<string, Input>,
   prepared: Prepared,
   expected: Record<string, Float64Array>,
-): Promise<void> {
+): Promise<number> {
   await prepared.run();
   const names = resultNames(task);
   const results = await prepared.read(names);
@@ -29,7 +30,7 @@ export async function check(
       if (!name.endsWith("key.b")) moved(name, found, wanted, inputs[name] as Input, task.work.lr);
     } else close(name, found, wanted, name === "y" ? task.counts : undefined);
   }
-  await waits(prepared, names.at(-1) ?? "y");
+  return waits(prepared, names.at(-1) ?? "y");
 }
 
 function close(name: string, found: ArrayLike<number>, wanted: Float64Array, counts?: Uint8Array): void {
@@ -68,14 +69,14 @@ const SLACK = 5;
  * Reading straight after a run that has really ended costs the read-back alone, and reading again costs the same. If the
  * quickest first read costs as much more as half the quickest run, the run had not ended.
  */
-async function waits(prepared: Prepared, name: string): Promise<void> {
+async function waits(prepared: Prepared, name: string): Promise<number> {
   const read = () => prepared.read([name]);
   let [run, first, second] = [1, 1, 1].map(() => Number.POSITIVE_INFINITY) as [number, number, number];
   for (let i = 1; i <= MOST; i++) {
     run = Math.min(run, await milliseconds(() => prepared.run()));
     first = Math.min(first, await milliseconds(read));
     second = Math.min(second, await milliseconds(read));
-    if ((i >= FEWEST || run > LONG) && (first <= 2 * second + SLACK || first - second <= run / 2)) return;
+    if ((i >= FEWEST || run > LONG) && (first <= 2 * second + SLACK || first - second <= run / 2)) return run;
   }
   const ms = (x: number) => `${x.toFixed(1)} ms`;
   throw new Refusal(

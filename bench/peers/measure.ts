@@ -31,12 +31,11 @@ export interface Ratio {
 export async function measure(
   task: Task,
   prepared: ReadonlyMap<string, Prepared>,
-  rounds: number,
+  { rounds, warmup }: { rounds: number; warmup: number },
 ): Promise<Map<string, Entry>> {
-  // The check has run each already: one round to warm up is enough.
   const times = await inTurn(
     [...prepared.values()].map(({ run }) => run),
-    { rounds, warmup: 1 },
+    { rounds, warmup },
   );
   return new Map([...prepared.keys()].map((peer, i) => [peer, entry(task, peer, times[i] ?? [])]));
 }

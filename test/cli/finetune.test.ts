@@ -260,6 +260,15 @@ describe("methods", () => {
     expect(result.metrics.members).toBe(method === "dropout" ? 3 : 1);
   });
 
+  test("a prior that never had a say is not passed off as MAP: exit 2, and one sentence", async () => {
+    const { code, stderr } = await run(command("idle", "--epochs", "1", "--lr", "1e-30"));
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/^prior: its share of the gradient was 0 in every step in encoder .* train longer/m);
+    expect(existsSync(at("idle/model.safetensors"))).toBe(false);
+    // One step cannot tell: θ = μ there.
+    expect((await run(command("single", "--epochs", "1", "--batch", "28", "--lr", "1e-30"))).code).toBe(0);
+  });
+
   test("dropout's members are drawn again by evaluate; one member is θ without dropout", async () => {
     const on = (...more: string[]) => run(["evaluate", "--run", at("dropout"), "--data", dev, "--json", ...more]);
     expect(JSON.parse((await on()).stdout)).toMatchObject(json(at("dropout/metrics.json")));

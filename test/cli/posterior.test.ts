@@ -188,6 +188,23 @@ describe("a run of a sampler", () => {
     );
     expect(10 * cold).toBeLessThan(hot);
     expect(json(at("laplace/run.json")).temperatures).toEqual(temperatures);
+    // How strong the prior was: of the head's 2·16 + 2 numbers, at the run's own temperature.
+    const { priorStrength } = JSON.parse(stdout);
+    expect(priorStrength).toEqual([
+      {
+        group: "head",
+        precision: 1,
+        effectivePrecision: expect.any(Number),
+        size: 34,
+        determined: expect.any(Number),
+        distance: expect.any(Number),
+        kl: expect.any(Number),
+      },
+    ]);
+    expect(priorStrength[0].kl).toBeGreaterThan(0);
+    expect(priorStrength[0].determined).toBeGreaterThan(0);
+    expect(priorStrength[0].determined).toBeLessThan(34);
+    expect(json(at("laplace/run.json")).priorStrength).toEqual(priorStrength);
     const record = json(at("laplace/posterior/posterior.json"));
     expect(record).toMatchObject({ method: "laplace", covers: ["classifier.weight", "classifier.bias"] });
     expect(record.settings).toMatchObject({ structure: "full", temperature: 1, likelihoodTemperature: 2, n: 28, precisions: [1] }); // biome-ignore format: one record

@@ -37,8 +37,12 @@ interface Made {
 }
 
 export function cases(gpu: Gpu): BenchCase[] {
-  const families: AttentionFamily[] =
-    gpu.adapter.subgroupSize === 4 || gpu.adapter.subgroupSize === 8 ? ["subgroup", "plain"] : ["plain"];
+  const lanes = gpu.adapter.subgroupSize;
+  const families: AttentionFamily[] = [
+    ...(lanes === 4 ? (["unrolled"] as const) : []),
+    ...(lanes === 4 || lanes === 8 ? (["subgroup"] as const) : []),
+    "plain",
+  ];
   return SHAPES.flatMap(([heads, d, lengths]) => {
     const c = heads * d;
     const starts = Uint32Array.from([0, ...lengths]);

@@ -7,7 +7,7 @@
 // The backward needs qkv, y, lse and dy.
 // The mask is a function of (key, query row n in the batch, head, key position j), as in dropout.wgsl: of
 // threefry(key, (n, head·65536 + ⌊j/4⌋)) the 16-bit lane j mod 4, kept where it is below `threshold`.
-// Software adapters whose subgroups have 4 or 8 lanes take attention_subgroup.wgsl (familyOf in attention.ts).
+// Software adapters take attention_subgroup.wgsl or attention_unrolled.wgsl where they can (familyOf in attention.ts).
 // NaN is told by its bits: compilers may assume that there is none, and exp(NaN) is +∞ on SwiftShader.
 
 struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, d4: u32, key: vec2u }  // pairs = tiles · heads

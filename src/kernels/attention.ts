@@ -8,16 +8,21 @@ import { threefry2x32 } from "../random.ts";
 import { empty, expectShape, fromHost, type NdArray } from "./array.ts";
 import { dropoutThreshold } from "./dropout.ts";
 
-/** "subgroup": four rows a lane of a subgroup of 4 or 8, heads up to 64; "plain": a row a thread, everywhere. */
-export type AttentionFamily = "subgroup" | "plain";
+/**
+ * "subgroup": four rows a lane of a subgroup of 4 or 8, heads up to 64; "unrolled": the same written out for SwiftShader, a
+ * subgroup of 4 and heads of 16, 32, 48 or 64; "plain": a row a thread, everywhere.
+ */
+export type AttentionFamily = "subgroup" | "unrolled" | "plain";
 
 /** Rows of a tile of the plain family. */
 const PLAIN_ROWS = 8;
-/** Rows of a tile of the subgroup family, in each lane. */
+/** Rows of a tile of the others, in each lane. */
 const LANE_ROWS = 4;
 const MAX_HEAD_SIZE = 128;
 /** Larger heads go to the plain family: unrolled for 128 channels the kernels compile for 20 s. */
-const MAX_SUBGROUP_HEAD = 64;
+const MAX_UNROLLED_HEAD = 64;
+/** Channels of a block of the unrolled family. */
+const BLOCK = 16;
 /** Rows of a sequence: the mask counts keys by fours in 16 bits; one more would run into the next head's numbers. */
 const MAX_LENGTH = 4 * 65536;
 
@@ -52,13 +57,13 @@ export interface AttentionResult {
 
 /**
  * The tiles of a batch, uploaded; one plan serves all layers. It belongs to the open scope. `family` is a wish of tests
- * and benches: where the subgroup family cannot run, the plain one does. Throws RangeError on starts that do not begin
+ * and benches: where another cannot run, the plain one does. Throws RangeError on starts that do not begin
  * with 0 or that fall, and on a sequence of more than 262,144 rows.
  */
 export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(gpu)): AttentionPlan {
   const lanes = gpu.adapter.subgroupSize;
-  const fits = lanes === 4 || lanes === 8;
-  const most = family === "subgroup" && fits ? LANE_ROWS * lanes : PLAIN_ROWS;
+  const fits = lanes === 4 || (lanes === 8 && family === "subgroup");
+  const most = family === "plain" || !fits ? PLAIN_ROWS : LANE_ROWS * lanes;
   const tiles: number[] = [];
   let pairs = 0;
   for (let b = 0; b + 1 < starts.length; b++) {
@@ -129,9 +134,9 @@ export function attentionBackward(
   return dqkv;
 }
 
-/** The plan, or the plain family's for a head that is too large for the subgroup's. */
+/** The plan, or the plain family's for a head that is none for the plan's. */
 function withPlan(gpu: Gpu, plan: AttentionPlan, d: number, body: (plan: AttentionPlan) => void): void {
-  if (plan.family === "plain" || d <= MAX_SUBGROUP_HEAD) {
+  if (plan.family === "plain" || (d <= MAX_UNROLLED_HEAD && (plan.family === "subgroup" || d % BLOCK === 0))) {
     body(plan);
     return;
   }
@@ -174,19 +179,23 @@ function launch(
   const threshold = dropoutThreshold(dropout?.p ?? 0);
   const [k0, k1] = dropout?.key ?? [0, 0];
   const pairs = plan.count * heads;
-  const subgroup = plan.family === "subgroup";
+  const { family } = plan;
+  const plain = family === "plain";
   // SwiftShader hands out workgroups to its cores: small ones keep both busy.
   const threads = gpu.adapter.kind === "bundled" ? 16 : 64;
   const unrolled = gpu.adapter.kind === "software" ? 0 : 1;
   gpu.dispatch({
     op: `attention.${entry}`,
-    shader: subgroup ? "attention_subgroup" : "attention",
+    shader: plain ? "attention" : `attention_${family}`,
     entry,
-    constants: { dropout: threshold < 65536 ? 1 : 0, ...(subgroup ? {} : { THREADS: threads, unrolled }) },
-    tile: { D4: d / 4, ...(subgroup ? { LANES: gpu.adapter.subgroupSize } : {}) },
+    constants: { dropout: threshold < 65536 ? 1 : 0, ...(plain ? { THREADS: threads, unrolled } : {}) },
+    tile:
+      family === "unrolled"
+        ? { BLOCKS: d / BLOCK }
+        : { D4: d / 4, ...(plain ? {} : { LANES: gpu.adapter.subgroupSize }) },
     bindings,
     params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), d / 4, k0, k1],
-    grid: grid(subgroup ? pairs : Math.ceil((pairs * PLAIN_ROWS) / threads)),
+    grid: grid(plain ? Math.ceil((pairs * PLAIN_ROWS) / threads) : pairs),
     work: { flops: 2 * PRODUCTS[entry] * plan.pairs * heads * d },
   });
 }
@@ -194,11 +203,13 @@ function launch(
 /**
  * Forward / backward in GFLOP/s of the algorithm on two busy cores (processor time, bench/attention.ts):
  *   lavapipe     12 × 32, N 512, T 64: subgroup 28 / 28, plain 1.3 / 1.7 (at N 1,024)
- *   SwiftShader  4 × 16, N 213, T 3 to 29: subgroup 0.4 / 0.3, plain 0.5 / 0.4; 12 × 32, T 64: 0.9 / 0.7, 0.8 / 0.6
+ *   SwiftShader  12 × 32, N 512, T 64: unrolled 4.1 / 3.5, plain 0.8 / 0.6, subgroup 0.9 / 0.7; N 213, T 3 to 29: unrolled
+ *                1.7 / 1.4, plain 0.7 / 0.4
  * Unmeasured on GPUs, where a workgroup of one small subgroup would leave most of the device idle.
  */
 function familyOf(gpu: Gpu): AttentionFamily {
-  return gpu.adapter.kind === "software" ? "subgroup" : "plain";
+  const { kind } = gpu.adapter;
+  return kind === "software" ? "subgroup" : kind === "bundled" ? "unrolled" : "plain";
 }
 
 /** The definition, in float64, with the device's dropout mask: y [N, C]. */

@@ -69,11 +69,21 @@ const CASES: readonly (readonly [number, number, readonly number[]])[] = [
   [2, 48, [1, 10]], // the second slice of a lane's vec4s is half empty
   [1, 100, [11]],
 ];
-const FAMILIES = ["subgroup", "plain"] as const;
-const BOTH = CASES.flatMap((sizes) => FAMILIES.map((family) => [family, ...sizes] as const));
+const FAMILIES = ["subgroup", "unrolled", "plain"] as const;
+const ALL = CASES.flatMap((sizes) => FAMILIES.map((family) => [family, ...sizes] as const));
+
+/** Skips what would be the plain family under another name. */
+function needs(family: AttentionFamily, d: number, context: { skip(reason: string): void }): void {
+  const { adapter } = gpu();
+  const lanes = { subgroup: [4, 8], unrolled: [4], plain: [adapter.subgroupSize] }[family];
+  if (!lanes.includes(adapter.subgroupSize)) context.skip(`this adapter (${adapter.driver}) cannot run ${family}`);
+  if (family === "unrolled" && d % 16 !== 0) context.skip("heads of the unrolled family are multiples of 16");
+  if (family !== "plain" && d > 64) context.skip("larger heads are the plain family's");
+}
 
 describe("attention", () => {
-  test.each(BOTH)("%s: %i heads of %i, lengths %j, agrees with float64", async (family, heads, d, lengths) => {
+  test.for(ALL)("%s: %i heads of %i, lengths %j, agrees with float64", async ([family, heads, d, lengths], context) => {
+    needs(family, d, context);
     const starts = startsOf(lengths);
     const qkv = randn(1, (starts.at(-1) ?? 0) * 3 * heads * d, 1.5);
     const [y] = await forward(qkv, lengths, { heads }, family);
@@ -112,9 +122,10 @@ describe("attention", () => {
     expectClose(await backward(qkv, dy, lengths, { heads }), expected, { rtol: 2e-5, atol: 5e-6 });
   });
 
-  test.each(BOTH)(
+  test.for(ALL)(
     "%s: %i heads of %i, lengths %j: the gradient has the directional derivative",
-    async (family, heads, d, lengths) => {
+    async ([family, heads, d, lengths], context) => {
+      needs(family, d, context);
       const starts = startsOf(lengths);
       const n = starts.at(-1) ?? 0;
       const qkv = randn(5, n * 3 * heads * d);
@@ -141,8 +152,9 @@ describe("attention", () => {
     },
   );
 
-  test.each(["subgroup", "plain"] as const)("the %s family gives the same values", async (family) => {
-    const [heads, d, lengths] = [3, 16, [9, 4, 75, 1]] as const; // 75: three tiles of keys, the last not full
+  test.for(FAMILIES)("the %s family gives the same values", async (family, context) => {
+    const [heads, d, lengths] = [3, 16, [9, 4, 75, 1]] as const; // 75: three tiles of keys, or five, the last not full
+    needs(family, d, context);
     const options = { heads, dropout: { p: 0.25, key: streamKey(2, "test") } };
     const starts = startsOf(lengths);
     const qkv = randn(17, 89 * 3 * heads * d);
@@ -178,20 +190,23 @@ describe("attention", () => {
     }
   });
 
-  test("NaN and infinities go where float64 takes them", async () => {
-    const [heads, lengths] = [2, [6, 3]] as const;
+  test.for(FAMILIES)("%s: NaN and infinities go where float64 takes them", async (family, context) => {
+    const [heads, d, lengths] = [2, 16, [6, 3]] as const;
+    needs(family, d, context);
     const starts = startsOf(lengths);
+    const [c, w] = [heads * d, 3 * heads * d];
     for (const [at, value] of [
-      [2 * 24, Number.NaN], // q of row 2, head 0: its own row
-      [3 * 24 + 8, Number.NaN], // k of row 3, head 0: all rows of the sequence
-      [1 * 24 + 16 + 4, Number.NaN], // v of row 1, head 1
-      [2 * 24 + 8, Number.POSITIVE_INFINITY], // scores of ±∞
-      [4 * 24 + 4, Number.NEGATIVE_INFINITY],
-      [1 * 24 + 16, Number.POSITIVE_INFINITY],
+      [2 * w, Number.NaN], // q of row 2, head 0: its own row
+      [3 * w + c, Number.NaN], // k of row 3, head 0: all rows of the sequence
+      [1 * w + 2 * c + d, Number.NaN], // v of row 1, head 1
+      [2 * w + c, Number.POSITIVE_INFINITY], // scores of ±∞
+      [4 * w + d, Number.NEGATIVE_INFINITY],
+      [1 * w + 2 * c, Number.POSITIVE_INFINITY],
+      [5 * w + 2 * c, Number.POSITIVE_INFINITY], // of the last row, which may stand in for keys beyond the end
     ] as const) {
-      const qkv = randn(10, 9 * 24);
+      const qkv = randn(10, 9 * w);
       qkv[at] = value;
-      const [y] = await forward(qkv, lengths, { heads });
+      const [y] = await forward(qkv, lengths, { heads }, family);
       expectClose(y ?? [], attentionReference(qkv, starts, { heads }), { rtol: 1e-5, atol: 1e-6 });
     }
   });
@@ -202,18 +217,22 @@ describe("attention", () => {
     expectClose(y ?? [], attentionReference(qkv, [0, 10], { heads: 1 }), { rtol: 1e-3, atol: 1e-3 });
   });
 
-  test.each(FAMILIES)("%s: scores of thousands have a gradient", async (family) => {
-    const qkv = randn(11, 10 * 3 * 8, 60);
-    const dy = randn(19, 10 * 8);
+  test.for(FAMILIES)("%s: scores of thousands have a gradient", async (family, context) => {
+    const d = family === "unrolled" ? 16 : 8;
+    needs(family, d, context);
+    const qkv = randn(11, 10 * 3 * d, 60);
+    const dy = randn(19, 10 * d);
     const expected = numericGradient((at) => attentionReference(at, [0, 10], { heads: 1 }), qkv, dy, 1e-6);
     // A score of 10⁴ is known to 6e-4, and so is log P.
     expectClose(await backward(qkv, dy, [10], { heads: 1 }, family), expected, { rtol: 5e-3, atol: 5e-3 });
   });
 
-  test.each(FAMILIES)(
+  test.for(FAMILIES)(
     "%s: a NaN or an infinity reaches the gradients that depend on it and no others",
-    async (family) => {
-      const [heads, c, lengths] = [2, 8, [40, 3]] as const; // head size 4: q | k | v, head 0 | head 1 in each
+    async (family, context) => {
+      const [heads, d, lengths] = [2, 16, [40, 3]] as const; // q | k | v, head 0 | head 1 in each
+      needs(family, d, context);
+      const c = heads * d;
       const row = 2;
       type Parts = { q: boolean | "own"; k: boolean; v: boolean };
       for (const [what, at, value, spoilt] of [
@@ -229,7 +248,10 @@ describe("attention", () => {
         (what === "dy" ? dy : qkv)[at] = value;
         const dqkv = await backward(qkv, dy, lengths, { heads }, family);
         const bad = (n: number, part: number, h: number) =>
-          [0, 1, 2, 3].some((i) => !Number.isFinite(dqkv[n * 3 * c + part * c + 4 * h + i]));
+          dqkv
+            .subarray(n * 3 * c + part * c + d * h)
+            .subarray(0, d)
+            .some((x) => !Number.isFinite(x));
         for (let n = 0; n < 43; n++) {
           for (const [part, name] of (["q", "k", "v"] as const).entries()) {
             const expected = n < 40 && (spoilt[name] === "own" ? n === row : spoilt[name]);

@@ -158,12 +158,12 @@ for (const kind of ["diagonal", "structured", "laplace", "student"] as const) {
   };
 }
 
-for (const family of ["subgroup", "plain"] as const) {
+for (const family of ["subgroup", "unrolled", "plain"] as const) {
   const plan = (g: Gpu) => k.attentionPlan(g, Uint32Array.of(0, 150, N), family);
   const options = { heads: 2, dropout: { p: 0.1, key: [3, 4] as const } };
-  CASES[`attention, ${family}`] = (g, a) => ({ ...k.attention(g, a(N, 48), plan(g), options) });
+  CASES[`attention, ${family}`] = (g, a) => ({ ...k.attention(g, a(N, 96), plan(g), options) });
   CASES[`attentionBackward, ${family}`] = (g, a) =>
-    k.attentionBackward(g, a(N, 48), a(N, 16), a(N, 2), a(N, 16), plan(g), options);
+    k.attentionBackward(g, a(N, 96), a(N, 32), a(N, 2), a(N, 32), plan(g), options);
 }
 
 /** The arrays of what a case returns. */

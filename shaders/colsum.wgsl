@@ -1,6 +1,6 @@
 // Column sums, y[c] = Σₙ x[n, c]: the gradient of whatever was added to every row. Two stages, so that many rows are read
 // in parallel and the order of additions is still the same in every run:
-//   partial  a thread adds the rows of one block, one vec4 wide
+//   partial  a thread adds the rows of one block, one vec4 wide, four rows a round
 //   finish   a thread adds the blocks' sums, and puts or adds the result where it belongs
 // Few rows need no first stage: `finish` then reads x itself, a row a block.
 
@@ -27,7 +27,12 @@ fn partial(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   var at = begin * p.width + column;
   var sum = V();
   for (var i = 0u; i < LIMIT; i++) {
-    if (i >= count) { break; }
+    if (i >= count / 4u) { break; }
+    sum += (x[at] + x[at + p.width]) + (x[at + 2u * p.width] + x[at + 3u * p.width]);
+    at += 4u * p.width;
+  }
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= count % 4u) { break; }
     sum += x[at];
     at += p.width;
   }

@@ -12,7 +12,6 @@ import { inert } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import {
   eceInterval,
-  type Interval,
   type LabelledLogits,
   oodAuroc,
   type Prediction,
@@ -20,35 +19,26 @@ import {
   type Temperature,
   temperatureScaled,
 } from "../posterior/index.ts";
-import { labelsOf as idsOf, type LogProbabilities, type Metrics, topLabels } from "../train/index.ts";
+import { labelsOf as idsOf, type LogProbabilities, topLabels } from "../train/index.ts";
 import { chartsOption, writeCharts } from "./chart-files.ts";
 import { withEngine } from "./device.ts";
 import { examplesOf, lengthFor } from "./examples.ts";
 import { figure, table } from "./format.ts";
 import type { Io } from "./io.ts";
-import { batchOption, type EvaluateJson, metricsJson, posteriorOfRun, predictions } from "./measure.ts";
+import {
+  batchOption,
+  type Calibration,
+  type Evaluated,
+  type EvaluateJson,
+  metricsJson,
+  posteriorOfRun,
+  predictions,
+} from "./measure.ts";
 import { columnOptions, lengthOptions, membersOption, type RawFlags, required, textFlag } from "./options.ts";
 import { Output } from "./output.ts";
 import type { RunRecord } from "./run-folder.ts";
 import { labelsOf, loadClassifier, openModelFolder, runLength } from "./source.ts";
 import { hasTrace, readTrace } from "./trace.ts";
-
-/** What is said of calibration, of predictions as they are or at a temperature. */
-export interface Calibration extends Pick<Metrics, "accuracy" | "nll" | "brier" | "ece" | "eceFloor"> {
-  eceInterval: Interval;
-  /** Area under risk against coverage. */
-  aurc: number;
-}
-
-/** What `evaluate` says beyond the metrics that a run keeps. */
-export interface Evaluated extends EvaluateJson {
-  eceInterval: Interval;
-  aurc: number;
-  oodAuroc?: { epistemic: number; total: number };
-  temperature?: number;
-  /** At that temperature. */
-  scaled?: Calibration;
-}
 
 export async function evaluateCommand(raw: RawFlags, io: Io): Promise<void> {
   const folderPath = required(raw, "run", "--run", "DIR");

@@ -9,6 +9,7 @@ import { InputError, InterruptedError } from "../errors.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
 import {
   dropoutMembers,
+  type Interval,
   metricsOfPrediction,
   type Posterior,
   type Prediction,
@@ -17,6 +18,7 @@ import {
   rankOneMembers,
   thetaMembers,
 } from "../posterior/index.ts";
+import type { Metrics } from "../train/index.ts";
 import { DEFAULT_MEMBERS, MANY, MEMBERS, type RawFlags, textFlag } from "./options.ts";
 import type { Output } from "./output.ts";
 import { readPosterior, storedDraws } from "./posterior-folder.ts";
@@ -34,6 +36,23 @@ export interface EvaluateJson {
   brier: number;
   ece: number;
   eceFloor: number;
+}
+
+/** What is said of calibration, of predictions as they are or at a temperature. */
+export interface Calibration extends Pick<Metrics, "accuracy" | "nll" | "brier" | "ece" | "eceFloor"> {
+  eceInterval: Interval;
+  /** Area under risk against coverage. */
+  aurc: number;
+}
+
+/** What `evaluate` says beyond the metrics that a run keeps. */
+export interface Evaluated extends EvaluateJson {
+  eceInterval: Interval;
+  aurc: number;
+  oodAuroc?: { epistemic: number; total: number };
+  temperature?: number;
+  /** At that temperature. */
+  scaled?: Calibration;
 }
 
 export const PREDICT_BATCH = 32;

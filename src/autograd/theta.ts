@@ -184,6 +184,11 @@ export class Theta {
     this.#written.clear();
   }
 
+  /** Whether there is a gradient vector yet. */
+  get hasGradient(): boolean {
+    return this.#gradient !== undefined;
+  }
+
   /** The gradient vector; slices that no gradient has reached since `zeroGradient` are 0. */
   gradient(): NdArray {
     const gradient = this.#gradientVector();

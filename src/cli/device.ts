@@ -2,12 +2,14 @@
  * @file The device for a command: opened, said aloud, closed again whatever happens. The adapter that was passed over is
  * a note, so that nobody times a software adapter believing it a GPU.
  */
+import { totalmem } from "node:os";
 import { type Dtype, Engine } from "../autograd/index.ts";
 import { debugLevel, type Gpu, trace } from "../gpu/index.ts";
 import { openGpu } from "../gpu/node.ts";
 import { checkHalf } from "../kernels/matmul-half.ts";
 import type { Output } from "./output.ts";
 import { loadTuned, tunedRemark } from "./tuned.ts";
+import { numberValue } from "./values.ts";
 
 /**
  * Runs `body` with an engine on the best adapter (or PRIORWORK_ADAPTER's). DeviceError: none; or `dtype` is f16 and the
@@ -33,4 +35,19 @@ export async function withEngine<T>(
   } finally {
     engine.close();
   }
+}
+
+/**
+ * The device's memory in bytes, or undefined: WebGPU does not tell. A software adapter's is this machine's, or what its
+ * container may have of it; of a GPU PRIORWORK_DEVICE_MEMORY says it. InputError for a value that is no number.
+ */
+export function deviceMemory(
+  { adapter }: Pick<Gpu, "adapter">,
+  { env }: Pick<Output["io"], "env">,
+): number | undefined {
+  const given = env.PRIORWORK_DEVICE_MEMORY;
+  if (given) return numberValue("PRIORWORK_DEVICE_MEMORY", given, { min: 0, above: true, example: "24e9" });
+  if (adapter.kind === "hardware") return undefined;
+  const allowed = process.constrainedMemory?.() ?? 0;
+  return allowed > 0 ? Math.min(allowed, totalmem()) : totalmem();
 }

@@ -28,6 +28,7 @@ import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
 import { type Folder, hasHead, openModelFolder } from "./source.ts";
+import { checkSwagRoom } from "./swag-phase.ts";
 import { Training } from "./training.ts";
 
 export async function finetune(raw: RawFlags, io: Io): Promise<void> {
@@ -144,6 +145,7 @@ async function train(
   const profile = options.profile ? await StepProfile.begin(engine.gpu, out) : undefined;
   const target = logPosterior(model, prior, { N: data.train.length });
   checkPhase({ model, target, data: data.train, options });
+  if (options.swag) checkSwagRoom({ model, target, data: data.train, options, out }, options.swag);
   const training = new Training(target, data.train, {
     folder: options.out,
     out,

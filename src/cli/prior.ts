@@ -14,8 +14,17 @@ import { BertForSequenceClassification, encoderSlices } from "../model/bert.ts";
 import { hasParameter } from "../model/load.ts";
 import { BertForPreTraining } from "../model/pretraining.ts";
 import { Stream } from "../random.ts";
-import { FisherCollector, type FisherNumbers, featureScores, pretrainingScores, pretrainingSource, type Scores } from "../train/index.ts"; // biome-ignore format: one line
-import { withEngine } from "./device.ts";
+import {
+  FisherCollector,
+  type FisherNumbers,
+  featureScores,
+  fisherVectors,
+  pretrainingScores,
+  pretrainingSource,
+  type Scores,
+  vectorText,
+} from "../train/index.ts";
+import { deviceMemory, withEngine } from "./device.ts";
 import { examplesOf, lengthFor, SHORTEST_PAIR } from "./examples.ts";
 import { duration, figure } from "./format.ts";
 import type { Io } from "./io.ts";
@@ -243,7 +252,9 @@ async function gather<B>(
   const { rank, seed, batches } = options;
   // Of the head's parameters nothing is asked; gradients go through them all the same.
   theta.freeze((slice) => slice.groups[0] === "head");
-  const collector = new FisherCollector(scores, { rank, seed });
+  const maxBytes = deviceMemory(scores.engine.gpu, out.io);
+  out.note(vectorText(theta, fisherVectors(rank)));
+  const collector = new FisherCollector(scores, { rank, seed, maxBytes });
   const size = Math.min(options.batch, data.length);
   const perEpoch = Math.floor(data.length / size);
   const bar = out.progress("Fisher information", batches);

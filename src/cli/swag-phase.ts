@@ -3,23 +3,48 @@
  * makes are kept; with `--modes M` from M modes, each with its share of the draws (multi-SWAG).
  */
 import { InterruptedError } from "../errors.ts";
-import { readSlices, swag, trainedSlices, writeSlices } from "../posterior/index.ts";
+import { readSlices, type SwagOptions, swag, swagVectors, trainedSlices, writeSlices } from "../posterior/index.ts";
 import { streamKey } from "../random.ts";
+import { expectVectorRoom, vectorText } from "../train/index.ts";
 import { anotherMode } from "./another-mode.ts";
 import { fitOptions } from "./classifier.ts";
+import { deviceMemory } from "./device.ts";
 import type { SwagFlags } from "./method-options.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
 
 const RESUME = "Run the same command with --resume to draw anew.";
 
+/**
+ * Says what device memory the path will take, before anything is trained. Throws InputError where the device is known not to
+ * have it.
+ */
+export function checkSwagRoom(context: Omit<PhaseContext, "reload" | "measure">, flags: SwagFlags): void {
+  const { model, out } = context;
+  const path = pathOptions(context, flags);
+  expectVectorRoom(model.theta, swagVectors(path), path.maxBytes);
+  out.note(vectorText(model.theta, swagVectors(path)));
+}
+
+/** The path is of the objective that the run had. */
+function pathOptions(
+  { model, data, options, out }: Omit<PhaseContext, "reload" | "measure">,
+  flags: SwagFlags,
+): SwagOptions {
+  const { batch, accumulate } = options;
+  const { points, rank } = flags;
+  const every = flags.every ?? Math.ceil(data.length / (batch * accumulate));
+  const { optimizer, clip, dropout, mixout, rDrop } = fitOptions(options);
+  const maxBytes = deviceMemory(model.engine.gpu, out.io);
+  return { optimizer, points, every, rank, batch, accumulate, clip, dropout, mixout, rDrop, maxBytes };
+}
+
 /** Draws, written to the run's posterior. θ is afterwards the run's own. */
 export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promise<void> {
   const { model, target, data, options, out, found } = context;
-  const { members, seed, batch, accumulate } = options;
+  const { members, seed } = options;
   const { points, rank, temperature, modes } = flags;
-  const every = flags.every ?? Math.ceil(data.length / (batch * accumulate));
-  const { optimizer, clip, dropout, mixout, rDrop } = fitOptions(options);
+  const path = pathOptions(context, flags);
   const { theta } = model;
   const slices = trainedSlices(theta);
   const writer = new PosteriorWriter(options.out, slices);
@@ -29,16 +54,7 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
   const walk = (name: string, seed: number) => {
     const bar = out.progress(name, points);
     return swag(target, data, {
-      optimizer,
-      points,
-      every,
-      rank,
-      batch,
-      accumulate,
-      clip,
-      dropout,
-      mixout,
-      rDrop,
+      ...path,
       seed,
       signal: out.io.signal,
       progress: (done) => bar.update(done),
@@ -52,22 +68,22 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
         const what = `training mode ${mode + 1} of ${modes}`;
         writeSlices(theta, slices, await anotherMode(context, { seed: seed + mode, what, ifInterrupted: RESUME }));
       }
-      const path = kept?.swag ?? (await walk(name, seed + mode));
-      if (kept) kept.swag = path;
+      const gaussian = kept?.swag ?? (await walk(name, seed + mode));
+      if (kept) kept.swag = gaussian;
       try {
         if (out.io.signal.aborted)
-          throw new InterruptedError(`interrupted (${name}, ${path.points} of ${points} points). ${RESUME}`);
+          throw new InterruptedError(`interrupted (${name}, ${gaussian.points} of ${points} points). ${RESUME}`);
         // The members shared out among the modes, the first ones taking one more where it does not come out even.
         const share = Math.floor(members / modes) + (mode < members % modes ? 1 : 0);
         if (share === 0) continue;
-        const draws = path.draws(share, { seed: streamKey(seed, "swag", mode)[0], temperature });
+        const draws = gaussian.draws(share, { seed: streamKey(seed, "swag", mode)[0], temperature });
         for (let s = 0; s < share; s++) writer.add(await draws.read(s), mode);
       } finally {
-        if (path !== kept?.swag) path.dispose();
+        if (gaussian !== kept?.swag) gaussian.dispose();
       }
     }
   } finally {
     writeSlices(theta, slices, own);
   }
-  writer.finish("swag", { points, every, rank, temperature, modes, draws: members, seed });
+  writer.finish("swag", { points, every: path.every, rank, temperature, modes, draws: members, seed });
 }

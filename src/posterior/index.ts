@@ -67,7 +67,7 @@ export { klToPrior, type PriorStrength, priorStrength } from "./prior-strength.t
 export { rankOneDraws, rankOneMembers } from "./rank-one.ts";
 export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
 export { type Cycle, cycleOf, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";
-export { Swag, type SwagOptions, swag } from "./swag.ts";
+export { Swag, type SwagOptions, swag, swagVectors } from "./swag.ts";
 export {
   fitTemperature,
   type LabelledLogits,

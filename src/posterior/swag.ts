@@ -12,6 +12,7 @@ import { type FitOptions, Trainer } from "../train/fit.ts";
 import type { LogPosterior } from "../train/objective.ts";
 import type { Optimizer } from "../train/optimizers.ts";
 import { epochsOf, type Source, whole } from "../train/source.ts";
+import { expectVectorRoom, type VectorPlan } from "../train/vector-room.ts";
 import { type Draws, readSlices, trainedSlices, writeSlices } from "./draws.ts";
 
 /** The path is of the objective that the run had: what clips, accumulates, drops, mixes or regularises there does so here. */
@@ -28,10 +29,18 @@ export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "d
   rank?: number | undefined;
   batch: number;
   seed?: number | undefined;
+  /** Most device memory in use, where it is known: more is refused before it is allocated, with the rank that fits. */
+  maxBytes?: number | undefined;
   signal?: AbortSignal | undefined;
   /** Hears the points that were collected. */
   progress?: ((points: number) => void) | undefined;
   warn?: ((line: string) => void) | undefined;
+}
+
+/** What walking a path and drawing from it holds at most: the Gaussian and the optimiser's vectors. */
+export function swagVectors({ optimizer, points, rank = 10, mixout = 0 }: SwagOptions): VectorPlan {
+  const training = optimizer.vectors.length + (mixout > 0 ? 1 : 0);
+  return { what: "SWAG", rank, vectors: (rank) => training + 3 + Math.max(1, Math.min(rank, points)) };
 }
 
 /** The Gaussian, on the device. It holds (3 + K) vectors of θ's length: dispose of it. */
@@ -102,8 +111,8 @@ export class Swag {
 }
 
 /**
- * Trains on from where θ stands and collects; θ is afterwards what it was. Throws InputError for an option out of range,
- * DivergedError where the path leaves the finite numbers.
+ * Trains on from where θ stands and collects; θ is afterwards what it was. Throws InputError for an option out of range, and
+ * where the vectors would leave no room within `maxBytes`; DivergedError where the path leaves the finite numbers.
  */
 export async function swag<B = PackedBatch>(
   target: LogPosterior<B>,
@@ -117,6 +126,8 @@ export async function swag<B = PackedBatch>(
   const { accumulate = 1, clip, dropout, mixout, rDrop } = options;
   const { theta } = target.model;
   const steps = burnIn + points * every;
+  whole("rank", rank, 0);
+  expectVectorRoom(theta, swagVectors(options), options.maxBytes);
   const found = new Swag(theta, rank);
   const start = await readSlices(theta, found.slices);
   const stop = new AbortController();

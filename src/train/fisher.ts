@@ -18,6 +18,7 @@ import { slice, windows } from "../kernels/windows.ts";
 import type { BertForPreTraining, PretrainingBatch } from "../model/pretraining.ts";
 import { streamKey } from "../random.ts";
 import type { LowRankNumbers } from "./shaped-priors.ts";
+import { expectVectorRoom, type VectorPlan } from "./vector-room.ts";
 
 /** A model that can label for itself. */
 export interface Scores<B> {
@@ -102,6 +103,11 @@ export interface FisherNumbers extends LowRankNumbers {
 /** Numbers of the vectors that are turned at once: 4 MB a column. */
 const TURNED = 1 << 20;
 
+/** What a collector will hold. */
+export function fisherVectors(rank: number): VectorPlan {
+  return { what: "Fisher information", rank, vectors: (rank) => 1 + 2 * rank };
+}
+
 /** Gathers a Fisher information batch by batch. Holds 1 + 2·rank vectors of θ's layout; dispose of it. */
 export class FisherCollector<B> {
   readonly #scores: Scores<B>;
@@ -115,10 +121,14 @@ export class FisherCollector<B> {
   #batches = 0;
   #terms = 0;
 
-  /** Throws InputError unless rank is a whole number from 0. */
-  constructor(scores: Scores<B>, { rank = 0, seed = 0 }: { rank?: number; seed?: number } = {}) {
+  /** Throws InputError unless rank is a whole number from 0, and where its vectors would leave no room within `maxBytes`. */
+  constructor(
+    scores: Scores<B>,
+    { rank = 0, seed = 0, maxBytes }: { rank?: number; seed?: number; maxBytes?: number | undefined } = {},
+  ) {
     if (!Number.isSafeInteger(rank) || rank < 0)
       throw new InputError(`rank: ${rank} (expected a whole number from 0).`);
+    expectVectorRoom(scores.theta, fisherVectors(rank), maxBytes);
     this.#scores = scores;
     this.#rank = rank;
     this.#seed = seed;

@@ -7,6 +7,7 @@ export {
   FisherCollector,
   type FisherNumbers,
   featureScores,
+  fisherVectors,
   pretrainingScores,
   type Scores,
 } from "./fisher.ts";
@@ -44,3 +45,4 @@ export {
   studentTPrior,
 } from "./shaped-priors.ts";
 export { exampleSource, type PlanOptions, type Source } from "./source.ts";
+export { expectVectorRoom, type VectorPlan, vectorBytes, vectorText } from "./vector-room.ts";

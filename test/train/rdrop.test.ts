@@ -116,8 +116,8 @@ const LR = 0.3;
 const TAU = 6;
 
 /** Steps of MAP around MU from START, stopped and resumed in so many parts. */
-async function train(options: Partial<FitOptions>, parts = 1, precision = TAU) {
-  const model = softmaxRegression(new Engine(gpu()));
+async function train(options: Partial<FitOptions>, parts = 1, precision = TAU, dtype: "f32" | "f16" = "f32") {
+  const model = softmaxRegression(new Engine(gpu(), { dtype }));
   const prior = gaussianPrior(model.theta, { encoder: { precision } });
   model.theta.set("w", START);
   const make = (rDrop = options.rDrop) =>
@@ -217,6 +217,14 @@ describe("steps with it", () => {
     still.thetas.at(-1)!.forEach((x, k) => {
       expect(Math.abs(x - off.thetas.at(-1)![k]!)).toBeLessThan(2e-6);
     });
+  });
+
+  test("begin their backward with the loss's scale in f16, which changes no bit", async () => {
+    // None of the sizes suits a matrix unit.
+    const [plain, scaled] = [await train({ rDrop: 3 }), await train({ rDrop: 3 }, 1, TAU, "f16")];
+    expect(scaled.reports[0]).toMatchObject({ lossScale: 4096, skipped: false });
+    expect(scaled.reports.map(({ lossScale: _, skipped: __, ...rest }) => rest)).toEqual(plain.reports);
+    expect(scaled.thetas).toEqual(plain.thetas);
   });
 
   test("draw the predictions of two passes together", async () => {

@@ -1,13 +1,18 @@
 /**
  * @file What the command line's tests share: a tiny random BERT in a folder, tables, and a command run in this process
- * with its output kept.
+ * with its output kept, on the device that tests share unless the command is about opening one.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { vi } from "vitest";
 import type { Io } from "../../src/cli/io.ts";
 import { main } from "../../src/cli/main.ts";
+import { Gpu, type PooledBuffer } from "../../src/gpu/index.ts";
+import * as node from "../../src/gpu/node.ts";
+import { choicesInForce, useChoices } from "../../src/kernels/matmul-choice.ts";
 import { type TensorToWrite, writeSafetensors } from "../../src/model/safetensors.ts";
 import { Stream } from "../../src/random.ts";
+import { sharedGpu } from "../kernels/harness.ts";
 
 const WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "plot", "the", "a", "is", "was", "not", "very"];
 const VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ...WORDS, "##s", ".", "<", ">"];
@@ -119,6 +124,35 @@ export async function run(
     // A clock on which every look takes 20 s: each step is worth a line, each epoch's end a checkpoint.
     now: () => 20_000 * ticks++,
   };
-  const code = await main(argv, io);
+  const code = await onSharedDevice(io, () => main(argv, io));
   return { code, stdout, stderr };
+}
+
+/**
+ * Runs a command on the device that tests share, and leaves that as it was found: a command may leave its buffers to the
+ * end of its device. Doctor's way of opening one is its subject, and DEBUG shows what is compiled: those open their own.
+ */
+export async function onSharedDevice<T>({ env }: Io, body: () => Promise<T>): Promise<T> {
+  if (env.DEBUG || env.PRIORWORK_ADAPTER !== process.env.PRIORWORK_ADAPTER) return body();
+  const gpu = await sharedGpu();
+  const choices = choicesInForce(gpu);
+  useChoices(gpu, undefined);
+  const made: PooledBuffer[] = [];
+  const { openGpu } = node;
+  const spies = [
+    vi.spyOn(node, "openGpu").mockImplementation(async (options) => (options?.onAttempt ? openGpu(options) : gpu)),
+    vi.spyOn(gpu, "destroy").mockImplementation(() => {}),
+    vi.spyOn(gpu, "allocate").mockImplementation((...args) => {
+      const buffer = Gpu.prototype.allocate.apply(gpu, args);
+      made.push(buffer);
+      return buffer;
+    }),
+  ];
+  try {
+    return await body();
+  } finally {
+    for (const spy of spies) spy.mockRestore();
+    useChoices(gpu, choices);
+    for (const buffer of made) if (buffer.live) gpu.release(buffer);
+  }
 }

@@ -12,7 +12,7 @@ import { type Choice, choicesInForce, useChoices } from "../../src/kernels/matmu
 import { ableFamilies, type Family } from "../../src/kernels/matmul-families.ts";
 import { temporaryFolder } from "../data/shared.ts";
 import { gpuForTests } from "../kernels/harness.ts";
-import { run, writeModel, writeRows } from "./harness.ts";
+import { onSharedDevice, run, writeModel, writeRows } from "./harness.ts";
 
 const gpu = gpuForTests();
 const folder = temporaryFolder();
@@ -276,7 +276,7 @@ describe("the command", () => {
   test("measures, prints one document, and stores what is then in force", async () => {
     rmSync(cache, { recursive: true, force: true });
     const { written, io } = world();
-    await tune({ json: true }, io, shapes);
+    await onSharedDevice(io, () => tune({ json: true }, io, shapes));
     const { adapter, file, choices } = JSON.parse(written.stdout);
     expect(adapter.name).toBe(gpu().adapter.name);
     expect(written.stderr).toMatch(/^adapter: /);

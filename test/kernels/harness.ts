@@ -1,25 +1,50 @@
 /**
- * @file What kernel tests share: one device for the file, random inputs with a name, comparison that shows the worst
- * element, numeric gradients, and the check that a test leaves no live buffer behind.
+ * @file What kernel tests share: one device, random inputs with a name, comparison that shows the worst element, numeric
+ * gradients, and the check that a test leaves no live buffer behind.
  */
-import { afterAll, afterEach, beforeAll, expect } from "vitest";
+import { afterEach, beforeAll, expect } from "vitest";
 import type { Gpu } from "../../src/gpu/index.ts";
 import { openGpu } from "../../src/gpu/node.ts";
 import { type NdArray, readArray } from "../../src/kernels/array.ts";
 import { Stream } from "../../src/random.ts";
 
+let shared: Gpu | undefined;
+
+/**
+ * The device of all test files of a process. Compiling is half of what tests take on a software adapter, and a device
+ * compiles a pipeline once. It comes without idle buffers or peaks; one that failed is closed and another opened.
+ */
+export async function sharedGpu(): Promise<Gpu> {
+  try {
+    shared?.trim();
+    await shared?.settle();
+  } catch {
+    close();
+  }
+  shared ??= await openGpu();
+  shared.resetPeak();
+  return shared;
+}
+
+function close(): void {
+  shared?.destroy();
+  shared = undefined;
+}
+process.once("exit", close);
+
 /** Call at the top of a test file; the getter gives the device once tests run. */
 export function gpuForTests(): () => Gpu {
   let gpu: Gpu | undefined;
   beforeAll(async () => {
-    gpu = await openGpu();
+    // What a failed test of another file left is not this file's.
+    if (shared && shared.stats.liveBuffers > 0) close();
+    gpu = await sharedGpu();
   });
   afterEach(async () => {
     if (!gpu) return;
     await gpu.settle();
     expect(gpu.stats.liveBuffers, "live buffers after the test").toBe(0);
   });
-  afterAll(() => gpu?.destroy());
   return () => {
     if (!gpu) throw new Error("no device yet: use it inside a test");
     return gpu;

@@ -50,6 +50,32 @@ export function linearRegression(engine: Engine, d: number, sigma2: number, star
   };
 }
 
+/**
+ * R linear regressions on the same rows, each with weights of its own [R, d], as one model: a step moves them all, and what
+ * is drawn at random for a weight is drawn R times. Its loss is the sum of theirs. Each starts at `start`.
+ */
+export function regressions(engine: Engine, R: number, sigma2: number, start: readonly number[]): Toy {
+  const d = start.length;
+  const theta = new Theta(
+    engine,
+    new Layout([{ key: "w", parameters: [{ name: "w", shape: [R, d] }], groups: ["encoder"] }]),
+  );
+  const everywhere = Float32Array.from({ length: R * d }, (_, i) => start[i % d]!);
+  theta.set("w", everywhere);
+  return {
+    engine,
+    theta,
+    loss({ x, y }) {
+      const n = y.length;
+      const mean = ops.linear(engine.tensor(x, [n, d]), theta.tensor("w")); // [n, R]
+      const targets = Float32Array.from({ length: n * R }, (_, i) => y[Math.floor(i / R)]!);
+      const error = ops.subtract(mean, engine.tensor(targets, [n, R]));
+      return { nlls: ops.reshape(ops.scale(ops.multiply(error, error), 0.5 / sigma2), [n * R]), count: n };
+    },
+    dispose: () => theta.dispose(),
+  };
+}
+
 /** p(y = 1|x, θ) = σ(wᵀx): the logits of the two classes are 0 and wᵀx. w starts at `start` (0 if not given). */
 export function logistic(engine: Engine, d: number, start?: Float32Array): Toy & { logits(rows: Rows): Tensor } {
   const theta = new Theta(

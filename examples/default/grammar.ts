@@ -191,22 +191,36 @@ export class Grammar {
    */
   *derivations(): Generator<{ text: string; p: number; latents: Latents }> {
     const { topics, weathers } = this.world;
-    const expand = (symbol: string, state: Latents): { words: string[]; p: number }[] =>
-      this.#table(symbol, state).all.flatMap(({ p, parts }) =>
-        parts.reduce(
-          (heads, part) => {
-            const tails =
-              "word" in part ? [{ words: [part.word], p: 1 }] : expand(part.symbol, turned(state, part.flip));
-            return heads.flatMap((h) => tails.map((t) => ({ words: [...h.words, ...t.words], p: h.p * t.p })));
-          },
-          [{ words: [] as string[], p }],
-        ),
-      );
+    const table = this.#table.bind(this);
+    type Derived = { words: readonly string[]; p: number };
     for (const mood of [0, 1] as const) {
       for (let topic = 0; topic < topics.length; topic++) {
         for (let weather = 0; weather < weathers.length; weather++) {
           const latents = { mood, topic, weather };
-          for (const { words, p } of expand("SENTENCE", latents)) {
+          const known = new Map<string, Derived[]>();
+          const expand = (symbol: string, state: Latents): Derived[] => {
+            const key = `${symbol} ${state.mood}`;
+            const found = known.get(key) ?? [...derive(symbol, state)];
+            known.set(key, found);
+            return found;
+          };
+          // What a symbol becomes is kept; whole sentences, of which there are a million, come one by one.
+          const derive = function* (symbol: string, state: Latents): Generator<Derived> {
+            for (const { p, parts } of table(symbol, state).all) yield* append({ words: [], p }, parts, state);
+          };
+          const append = function* (
+            head: Derived,
+            [part, ...rest]: readonly Part[],
+            state: Latents,
+          ): Generator<Derived> {
+            if (part === undefined) yield head;
+            else if ("word" in part) yield* append({ words: [...head.words, part.word], p: head.p }, rest, state);
+            else {
+              for (const { words, p } of expand(part.symbol, turned(state, part.flip)))
+                yield* append({ words: [...head.words, ...words], p: head.p * p }, rest, state);
+            }
+          };
+          for (const { words, p } of derive("SENTENCE", latents)) {
             yield { text: this.#write(words), p: p / (2 * topics.length * weathers.length), latents };
           }
         }
@@ -216,11 +230,22 @@ export class Grammar {
 
   /**
    * The probability that `symbol` becomes words[at … end), for every end that it can reach: the inside algorithm on a
-   * grammar without recursion. Different derivations of the same words add up.
+   * grammar without recursion. Different derivations of the same words add up. `known`: what was found for these words and
+   * this topic and weather, by symbol, mood and place, as many alternatives ask the same.
    */
-  #inside(symbol: string, state: Latents, words: readonly string[], at: number): Map<number, number> {
+  #inside(
+    symbol: string,
+    state: Latents,
+    words: readonly string[],
+    at: number,
+    known = new Map<string, Map<number, number>>(),
+  ): Map<number, number> {
+    const key = `${symbol} ${state.mood} ${at}`;
+    const found = known.get(key);
+    if (found) return found;
     const { open, byFirstWord } = this.#table(symbol, state);
     const total = new Map<number, number>();
+    known.set(key, total);
     for (const { p, parts } of [...open, ...(byFirstWord.get(words[at] ?? "") ?? [])]) {
       let ends = new Map([[at, p]]);
       for (const part of parts) {
@@ -231,7 +256,8 @@ export class Grammar {
             continue;
           }
           const inner = turned(state, part.flip);
-          for (const [e, r] of this.#inside(part.symbol, inner, words, end)) next.set(e, (next.get(e) ?? 0) + q * r);
+          for (const [e, r] of this.#inside(part.symbol, inner, words, end, known))
+            next.set(e, (next.get(e) ?? 0) + q * r);
         }
         ends = next;
         if (ends.size === 0) break;

@@ -81,6 +81,32 @@ function needs(family: AttentionFamily, d: number, context: { skip(reason: strin
   if (family !== "plain" && d > 64) context.skip("larger heads are the plain family's");
 }
 
+/** Central differences in float64 along a direction each for q, k and v, so that an error in one is not hidden by the others. */
+function differencesOf(heads: number, d: number, lengths: readonly number[]) {
+  const starts = startsOf(lengths);
+  const [n, c] = [starts.at(-1) ?? 0, heads * d];
+  const qkv = randn(5, n * 3 * c);
+  const dy = randn(6, n * c);
+  const parts = [0, 1, 2].map((part) => {
+    const direction = randn(7 + part, qkv.length).map((z, i) => (Math.floor(i / c) % 3 === part ? z : 0));
+    const along = (h: number) => {
+      const at = Float64Array.from(qkv, (x, i) => x + h * (direction[i] ?? 0));
+      return attentionReference(at, starts, { heads }).reduce((sum, v, i) => sum + v * (dy[i] ?? 0), 0);
+    };
+    return { direction, expected: (along(1e-4) - along(-1e-4)) / 2e-4 };
+  });
+  return { n, c, qkv, dy, parts };
+}
+
+/** All families are held against the same differences, which are made once. */
+const made = new Map<string, ReturnType<typeof differencesOf>>();
+function differences(heads: number, d: number, lengths: readonly number[]) {
+  const key = JSON.stringify([heads, d, lengths]);
+  const found = made.get(key) ?? differencesOf(heads, d, lengths);
+  made.set(key, found);
+  return found;
+}
+
 describe("attention", () => {
   test.for(ALL)("%s: %i heads of %i, lengths %j, agrees with float64", async ([family, heads, d, lengths], context) => {
     needs(family, d, context);
@@ -126,24 +152,9 @@ describe("attention", () => {
     "%s: %i heads of %i, lengths %j: the gradient has the directional derivative",
     async ([family, heads, d, lengths], context) => {
       needs(family, d, context);
-      const starts = startsOf(lengths);
-      const n = starts.at(-1) ?? 0;
-      const qkv = randn(5, n * 3 * heads * d);
-      const dy = randn(6, n * heads * d);
+      const { n, c, qkv, dy, parts } = differences(heads, d, lengths);
       const dqkv = await backward(qkv, dy, lengths, { heads }, family);
-      // One direction each for q, k and v, so that an error in one is not hidden by the others.
-      for (const part of [0, 1, 2]) {
-        const c = heads * d;
-        const direction = randn(7 + part, qkv.length).map((z, i) => (Math.floor(i / c) % 3 === part ? z : 0));
-        const along = (h: number) => {
-          const y = attentionReference(
-            Float64Array.from(qkv, (x, i) => x + h * (direction[i] ?? 0)),
-            starts,
-            { heads },
-          );
-          return y.reduce((sum, v, i) => sum + v * (dy[i] ?? 0), 0);
-        };
-        const expected = (along(1e-4) - along(-1e-4)) / 2e-4;
+      for (const { direction, expected } of parts) {
         const actual = dqkv.reduce((sum, g, i) => sum + g * (direction[i] ?? 0), 0);
         // A sum of n·3C products of normals: their rounding grows with the root of their number.
         const size = Math.max(Math.abs(expected), Math.sqrt(n * c));

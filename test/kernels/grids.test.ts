@@ -30,12 +30,17 @@ function resultsOf(body: (typeof CASES)[string], rows: number): Promise<Uint32Ar
   }
 }
 
+function firstDifference(words: Uint32Array, whole: Uint32Array = new Uint32Array()): number {
+  if (words.length !== whole.length) return Math.min(words.length, whole.length);
+  for (let j = 0; j < words.length; j++) if (words[j] !== whole[j]) return j;
+  return -1;
+}
+
 test.each(Object.entries(CASES))("%s gives the same bits over any split", async (_, body) => {
   const whole = await resultsOf(body, 1);
   for (const rows of [2, 3, 7]) {
     for (const [i, words] of (await resultsOf(body, rows)).entries()) {
-      const at = words.findIndex((word, j) => word !== whole[i]?.[j]);
-      expect(at, `result ${i}, first word that differs over ${rows} rows`).toBe(-1);
+      expect(firstDifference(words, whole[i]), `result ${i}, first word that differs over ${rows} rows`).toBe(-1);
     }
   }
 });

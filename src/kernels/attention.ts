@@ -14,12 +14,6 @@ import { dropoutThreshold } from "./dropout.ts";
  */
 export type AttentionFamily = "subgroup" | "unrolled" | "plain";
 
-const SHADERS = {
-  subgroup: "attention_subgroup",
-  unrolled: "attention_unrolled",
-  plain: "attention",
-} as const satisfies Record<AttentionFamily, string>;
-
 /** Rows of a tile of the plain family. */
 const PLAIN_ROWS = 8;
 /** Rows of a tile of the others, in each lane. */
@@ -192,7 +186,7 @@ function launch(
   const unrolled = gpu.adapter.kind === "software" ? 0 : 1;
   gpu.dispatch({
     op: `attention.${entry}`,
-    shader: SHADERS[family],
+    shader: plain ? "attention" : family === "unrolled" ? "attention_unrolled" : "attention_subgroup",
     entry,
     constants: { dropout: threshold < 65536 ? 1 : 0, ...(plain ? { THREADS: threads, unrolled } : {}) },
     tile:

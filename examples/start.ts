@@ -166,7 +166,7 @@ ${table(["", "members", "accuracy", "NLL", "ECE", "KL", "‖θ − μ‖", "seco
 
 ‖θ − μ‖: how far the encoder went from what it knew (from scratch: from random).
 Laplace, SGHMC and SWAG start at MAP's θ, their seconds come on top of MAP's.
-One seed: a standard error of an accuracy is about ${Math.sqrt(0.16 / others.length).toFixed(3)}.
+One seed: a standard error of an accuracy is about ${Math.sqrt((0.82 * 0.18) / others.length).toFixed(3)}.
 The masks disagree by ${disputed(doubts, true)} nats where they are right, by ${disputed(doubts, false)} where wrong.
 
 ${verdict(one, averages, single)}

@@ -48,7 +48,10 @@ export function modelCard(facts: CardFacts): string {
     ["start", markdown(facts.source)],
     ["method", `${facts.method}, prior precision ${markdown(facts.precision)}`],
     ["readout, head", `${markdown(facts.readout)}, ${markdown(facts.head)}`],
-    ["trained on", `${markdown(facts.train.file)}, ${count(facts.train.rows, "example")}, ${count(facts.steps, "step")}`],
+    [
+      "trained on",
+      `${markdown(facts.train.file)}, ${count(facts.train.rows, "example")}, ${count(facts.steps, "step")}`,
+    ],
     ["labels", facts.labels.slice(0, 20).map(markdown).join(", ") + (facts.labels.length > 20 ? ", …" : "")],
     ["computed on", markdown(facts.adapter)],
   ];

@@ -71,7 +71,12 @@ and it is asked about ${others.length} others.
 const rows: string[][] = [];
 
 /** Asks about the other sentences: a row of the table. `start`: when the method began, ms. */
-async function ask(name: string, posterior: Posterior, start: number, moved = ""): Promise<Distance & Prediction> {
+async function ask(
+  name: string,
+  posterior: Posterior,
+  start: number,
+  moved = "",
+): Promise<Distance & Prediction & { accuracy: number }> {
   const prediction = await predictAll(posterior, others, { batch: 50 });
   const { accuracy, nll, ece } = metricsOfPrediction(prediction, others);
   const kl = divergences(exact, prediction.logMean);
@@ -79,7 +84,7 @@ async function ask(name: string, posterior: Posterior, start: number, moved = ""
   const figures = [accuracy, nll, ece, mean(kl)].map((x) => x.toFixed(3));
   rows.push([`  ${name}`, String(posterior.members), ...figures, moved, seconds]);
   process.stderr.write(`note: ${name}, ${seconds} s\n`);
-  return { name, kl, ...prediction };
+  return { name, kl, accuracy, ...prediction };
 }
 
 const heading = (text: string) => rows.push([text, ...Array<string>(7).fill("")]);
@@ -166,7 +171,7 @@ ${table(["", "members", "accuracy", "NLL", "ECE", "KL", "‖θ − μ‖", "seco
 
 ‖θ − μ‖: how far the encoder went from what it knew (from scratch: from random).
 Laplace, SGHMC and SWAG start at MAP's θ, their seconds come on top of MAP's.
-One seed: a standard error of an accuracy is about ${Math.sqrt((0.82 * 0.18) / others.length).toFixed(3)}.
+One seed: a standard error of MAP's accuracy is ${Math.sqrt((one.accuracy * (1 - one.accuracy)) / others.length).toFixed(3)}.
 The masks disagree by ${disputed(doubts, true)} nats where they are right, by ${disputed(doubts, false)} where wrong.
 
 ${verdict(one, averages, single)}

@@ -166,9 +166,13 @@ export function laplaceDraws({ ggn, gaussians, temperature }: Laplace, { S, seed
       for (const [b, block] of blocks.entries()) {
         const stream = new Stream(seed, "laplace draw", s, b);
         const mean = center[b] as Float32Array;
-        const z = Float64Array.from(mean, () => stream.normal());
+        // Loops: `from` walks an iterator, which for all of an encoder takes a minute a draw.
+        const z = new Float64Array(mean.length);
+        for (let i = 0; i < z.length; i++) z[i] = stream.normal();
         const delta = (gaussians[b] as BlockGaussian).draw(z);
-        const value = Float32Array.from(mean, (m, i) => m + Math.sqrt(temperature) * (delta[i] as number));
+        const scale = Math.sqrt(temperature);
+        const value = new Float32Array(mean.length);
+        for (let i = 0; i < value.length; i++) value[i] = mean[i]! + scale * delta[i]!;
         let at = 0;
         for (const slice of block.slices) {
           parts.set(slice, value.subarray(at, at + slice.size));

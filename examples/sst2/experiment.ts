@@ -6,11 +6,11 @@
  *   PRIORWORK_SHARED=DIR npx tsx examples/sst2/experiment.ts RESULTS.jsonl [n …]
  *
  * A line is one way to predict at one n and one seed. A run that was cut short goes on behind its last line; a training
- * all of whose lines are there is not made again. Some two hours on lavapipe.
+ * all of whose lines are there is not made again. Some four hours on two cores with lavapipe.
  */
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import type { Engine } from "../../src/autograd/index.ts";
-import type { Example } from "../../src/data/batches.ts";
+import { type Example, packBatches } from "../../src/data/batches.ts";
 import { loadTokenizer, readTable } from "../../src/data/load.ts";
 import { BertForSequenceClassification } from "../../src/model/bert.ts";
 import { openFolder } from "../../src/model/folder.ts";
@@ -28,12 +28,25 @@ import {
   readSlices,
   thetaMembers,
 } from "../../src/posterior/index.ts";
-import { adam, fit, gaussianPrior, logPosterior } from "../../src/train/index.ts";
-import { type Draws, READINGS, type Trained } from "../readings.ts";
+import {
+  adam,
+  diagonalPrior,
+  FisherCollector,
+  type FisherNumbers,
+  featureScores,
+  fit,
+  gaussianPrior,
+  logPosterior,
+} from "../../src/train/index.ts";
+import { type Draws, fisherLaplace, READINGS, type Trained } from "../readings.ts";
 
 interface Training {
   tau: number | "inf";
+  /** Default: every n. */
+  n?: number;
   dropout?: number;
+  /** MAP under the precisions of the pretrained model's feature Fisher, times this, in place of τ. */
+  fisher?: number;
   /** Share of the rows that a temperature is fitted on instead of trained. */
   hold?: number;
   /** Trainings from other heads and orders, whose probabilities are averaged. */
@@ -47,8 +60,15 @@ interface Plan {
   maxLength: number;
   rates: { lr: number; headLr: number };
   headPrecision: number;
+  /** The Fisher prior: precision = size·F + damping, F of the readout of as many texts without their labels. */
+  fisher: FisherPrior;
   trainings: Training[];
   draws: Draws;
+}
+interface FisherPrior {
+  texts: number;
+  size: number;
+  damping: number;
 }
 interface Rows {
   n: number;
@@ -90,23 +110,31 @@ const foreign = readFileSync(`${shared}/data/sms_spam/SMSSpamCollection.tsv`, "u
 interface Line {
   n: number;
   seed: number;
-  tau: number | "inf";
+  tau: number | "inf" | "fisher";
   reading: string;
   [metric: string]: number | string;
+}
+function nameOf({ tau, fisher }: Training): Line["tau"] {
+  return fisher === undefined ? tau : "fisher";
 }
 function keyOf({ n, seed, tau, reading }: Line): string {
   return `${n} ${seed} ${tau} ${reading}`;
 }
 
 const engine = await open();
-for (const [size, epochs] of Object.entries(plan.epochs)) {
-  const n = Number(size);
-  if (sizes.length > 0 && !sizes.includes(size)) continue;
-  for (const seed of plan.seeds) {
+let known: Promise<FisherNumbers> | undefined;
+// Seed by seed, so that a run that is cut short has whole seeds.
+for (const seed of plan.seeds) {
+  for (const [size, epochs] of Object.entries(plan.epochs)) {
+    const n = Number(size);
+    if (sizes.length > 0 && !sizes.includes(size)) continue;
     const rows = reference.runs.find((run) => run.n === n && run.seed === seed);
     if (!rows) throw new Error(`the plan of the reference has no n = ${n}, seed ${seed}`);
     for (const training of plan.trainings) {
-      const missing = training.readings.filter((reading) => !done.has(keyOf({ n, seed, tau: training.tau, reading })));
+      if (training.n !== undefined && training.n !== n) continue;
+      const missing = training.readings.filter(
+        (reading) => !done.has(keyOf({ n, seed, tau: nameOf(training), reading })),
+      );
       if (missing.length > 0) await measure(engine, training, missing, rows, epochs);
     }
   }
@@ -128,7 +156,7 @@ async function measure(
     const { accuracy, nll, ece, eceFloor, brier } = metricsOfPrediction(prediction, devExamples);
     const ood = oodAuroc(prediction, await predictAll(posterior, foreign, { batch: 64 }));
     const seconds = Math.round((performance.now() - began) / 1000);
-    const line = { n, seed, tau: training.tau, reading, members: posterior.members, accuracy, nll, ece, eceFloor, brier, oodEpistemic: ood.epistemic, oodTotal: ood.total, ...more, seconds }; // biome-ignore format: one line of results
+    const line = { n, seed, tau: nameOf(training), reading, members: posterior.members, accuracy, nll, ece, eceFloor, brier, oodEpistemic: ood.epistemic, oodTotal: ood.total, ...more, seconds }; // biome-ignore format: one line of results
     appendFileSync(results as string, `${JSON.stringify(line)}\n`);
     process.stderr.write(`${JSON.stringify(line)}\n`);
   };
@@ -154,6 +182,11 @@ async function measure(
           other.dispose();
         }
         await record(reading, thetaMembers(trained.model, heldDraws(slices, values)));
+      } else if (reading === "fisher") {
+        await record(
+          reading,
+          await fisherLaplace(trained, (await sourceFisher()).diagonal, { S: plan.draws.fisher, seed }),
+        );
       } else {
         const make = Object.hasOwn(READINGS, reading) ? READINGS[reading as keyof typeof READINGS] : undefined;
         if (!make) throw new Error(`plan.json: no reading is named ${reading}`);
@@ -167,14 +200,7 @@ async function measure(
   }
 }
 
-/** `member` 0 has the reference's head and order; the others have seeds of their own. */
-async function trainOne(
-  engine: Engine,
-  { tau, dropout = 0 }: Training,
-  { seed, rows_by_epoch }: Rows,
-  epochs: number,
-  { held, member }: { held: number; member: number },
-): Promise<Trained & { held: Example[]; distance: number; dispose(): void }> {
+async function load(engine: Engine, dropout: number, seed: number): Promise<BertForSequenceClassification> {
   const folder = openFolder(MODEL);
   const config = {
     ...JSON.parse(String(folder.config)),
@@ -182,10 +208,37 @@ async function trainOne(
     attention_probs_dropout_prob: dropout,
   };
   const checkpoint: Checkpoint = { name: MODEL, config, shapes: folder.shapes, read: (name) => folder.read(name) };
-  const model = await BertForSequenceClassification.load(engine, checkpoint, { labels: 2, readout: "mean", seed: 100 * seed + member }); // biome-ignore format: one call
+  const model = await BertForSequenceClassification.load(engine, checkpoint, { labels: 2, readout: "mean", seed });
   folder.close();
-  const head = heads.get(`seed.${seed}.classifier.weight`);
-  if (member === 0 && head) model.theta.set("priorwork.head.weight", toFloat32(head));
+  return model;
+}
+
+/** What the pretrained model's vectors hold fast, from sentences without their labels; found once. */
+function sourceFisher(): Promise<FisherNumbers> {
+  known ??= (async () => {
+    const { texts, size: N, damping } = plan.fisher;
+    const model = await load(engine, 0, 0);
+    const fisher = new FisherCollector(featureScores(model));
+    for (const batch of packBatches(train.texts.slice(0, texts).map((text) => encode(text)), plan.batch)) await fisher.add(batch); // biome-ignore format: one loop
+    const numbers = await fisher.numbers({ N, damping }, (name) => name.startsWith("bert."));
+    fisher.dispose();
+    model.dispose();
+    return numbers;
+  })();
+  return known;
+}
+
+/** `member` 0 has the reference's head and order; the others have seeds of their own. */
+async function trainOne(
+  engine: Engine,
+  { tau, fisher, dropout = 0 }: Training,
+  { seed, rows_by_epoch }: Rows,
+  epochs: number,
+  { held, member }: { held: number; member: number },
+): Promise<Trained & { held: Example[]; distance: number; dispose(): void }> {
+  const model = await load(engine, dropout, 100 * seed + member);
+  const start = heads.get(`seed.${seed}.classifier.weight`);
+  if (member === 0 && start) model.theta.set("priorwork.head.weight", toFloat32(start));
   const own = rows_by_epoch[0] ?? [];
   const kept = own.slice(0, own.length - held);
   const examples = (rows: readonly number[]) =>
@@ -193,10 +246,11 @@ async function trainOne(
   const data = examples(kept);
   const place = new Map(kept.map((row, i) => [row, i]));
   const encoder = tau === "inf" ? Number.POSITIVE_INFINITY : tau;
-  const prior = gaussianPrior(model, {
-    encoder: { precision: encoder },
-    head: { precision: encoder > 0 ? plan.headPrecision : 0 },
-  });
+  const head = { precision: fisher !== undefined || encoder > 0 ? plan.headPrecision : 0 };
+  const prior =
+    fisher === undefined
+      ? gaussianPrior(model, { encoder: { precision: encoder }, head })
+      : diagonalPrior(model, { encoder: { precision: fisher }, head }, (await sourceFisher()).diagonal);
   const target = logPosterior(model, prior, { N: data.length });
   const order = (epoch: number) => (rows_by_epoch[epoch] ?? []).flatMap((row) => place.get(row) ?? []);
   let distance = 0;

@@ -1,0 +1,83 @@
+/**
+ * @file The lines of experiment.ts as tables: mean ± standard deviation over the seeds that are there.
+ *
+ *   npx tsx examples/sst2/table.ts RESULTS.jsonl
+ */
+import { readFileSync } from "node:fs";
+
+const METRICS = ["accuracy", "nll", "ece", "eceFloor", "brier", "oodEpistemic", "oodTotal", "distance"] as const;
+type Line = { n: number; seed: number; tau: number | "inf" | "fisher"; reading: string; members: number } & Partial<
+  Record<(typeof METRICS)[number], number>
+>;
+
+const [file] = process.argv.slice(2);
+if (!file) throw new Error("usage: table.ts RESULTS.jsonl");
+const lines = readFileSync(file, "utf8")
+  .trimEnd()
+  .split("\n")
+  .map((line) => JSON.parse(line) as Line);
+
+for (const n of [...new Set(lines.map((line) => line.n))].sort((a, b) => a - b)) {
+  const ways = new Map<string, Line[]>();
+  for (const line of lines) if (line.n === n) ways.set(nameOf(line), [...(ways.get(nameOf(line)) ?? []), line]);
+  console.log(`\n### ${n} labelled sentences\n`);
+  console.log(
+    "| way to predict | θ | seeds | accuracy | NLL | ECE (floor) | Brier | AUROC: epistemic, total | distance |",
+  );
+  console.log("|---|---|---|---|---|---|---|---|---|");
+  for (const [name, seeds] of [...ways].sort(([a], [b]) => orderOf(a) - orderOf(b))) {
+    const over = (metric: (typeof METRICS)[number], digits = 3) =>
+      spread(
+        seeds.flatMap((s) => s[metric] ?? []),
+        digits,
+      );
+    const mean = (metric: (typeof METRICS)[number]) => average(seeds.flatMap((s) => s[metric] ?? []));
+    const members = seeds[0]?.members ?? 1;
+    const epistemic = members > 1 ? mean("oodEpistemic").toFixed(2) : "–";
+    const distance = seeds[0]?.distance === undefined ? "" : mean("distance").toFixed(3);
+    console.log(
+      `| ${name} | ${members} | ${seeds.length} | ${over("accuracy")} | ${over("nll")} | ${over("ece")} (${mean("eceFloor").toFixed(3)}) | ${mean("brier").toFixed(3)} | ${epistemic}, ${mean("oodTotal").toFixed(2)} | ${distance} |`,
+    );
+  }
+}
+
+function nameOf({ tau, reading }: Line): string {
+  const trained =
+    tau === "inf" ? "frozen" : tau === 0 ? "MLE" : tau === "fisher" ? "MAP, Fisher prior" : `MAP τ = ${tau}`;
+  const read: Record<string, string> = {
+    point: "",
+    temperature: ", temperature from a fifth of the rows",
+    laplace: ", Laplace on the head",
+    sghmc: ", SGHMC on the head",
+    swag: ", SWAG on all of θ",
+    dropout: ", dropout members",
+    ensemble: ", five trainings averaged",
+    fisher: ", Laplace on all of θ with the Fisher prior",
+  };
+  return trained + (read[reading] ?? `, ${reading}`);
+}
+
+/** Single θ first, from the data alone to the prior alone. */
+function orderOf(name: string): number {
+  const [trained = "", read] = name.split(/, (?!Fisher)/);
+  const tau =
+    trained === "MLE"
+      ? 0
+      : trained === "frozen"
+        ? 1e12
+        : trained.includes("Fisher")
+          ? 1e11
+          : Number(/\d+$/.exec(trained)?.[0]);
+  return (read ? 1e13 : 0) + tau;
+}
+
+function average(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+function spread(values: readonly number[], digits: number): string {
+  const mean = average(values);
+  if (values.length < 2) return mean.toFixed(digits);
+  const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1);
+  return `${mean.toFixed(digits)} ± ${Math.sqrt(variance).toFixed(digits)}`;
+}

@@ -92,6 +92,14 @@ export const test = Object.assign((name: string, ...rest: unknown[]) => add(fals
       const body = rest.find((value) => typeof value === "function") as Body;
       for (const [title, row] of rowsOf(table, name)) add(false, title, () => body(...row));
     },
+  /** The row as one argument, and the test's context behind it. */
+  for:
+    <T>(table: readonly T[]) =>
+    (name: string, ...rest: unknown[]) => {
+      const body = rest.find((value) => typeof value === "function") as (item: T, context: Context) => unknown;
+      for (const [i, [title]] of rowsOf(table, name).entries())
+        add(false, title, (context: Context) => body(table[i] as T, context));
+    },
 });
 export const it = test;
 

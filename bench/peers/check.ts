@@ -28,17 +28,24 @@ export async function check(
     if (task.work.kind === "train" && !name.startsWith("y@")) {
       // Softmax does not see the key's bias: its gradient is rounding, and Adam's step the sign of that.
       if (!name.endsWith("key.b")) moved(name, found, wanted, inputs[name] as Input, task.work.lr);
-    } else close(name, found, wanted, name === "y" ? task.counts : undefined);
+    } else if (name.startsWith("d")) close(name, found, wanted, prepared.gradientTolerance ?? TOLERANCE);
+    else close(name, found, wanted, TOLERANCE, task.counts);
   }
   return waits(prepared, names.at(-1) ?? "y");
 }
 
-function close(name: string, found: ArrayLike<number>, wanted: Float64Array, counts?: Uint8Array): void {
+function close(
+  name: string,
+  found: ArrayLike<number>,
+  wanted: Float64Array,
+  tolerance: number,
+  counts?: Uint8Array,
+): void {
   const scale = wanted.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-3);
   for (let i = 0; i < wanted.length; i++) {
     if (counts && !counts[i]) continue;
     const [x, y] = [found[i] ?? Number.NaN, wanted[i] ?? Number.NaN];
-    if (!(Math.abs(x - y) <= TOLERANCE * scale)) {
+    if (!(Math.abs(x - y) <= tolerance * scale)) {
       throw new Refusal(
         `its result is wrong: ${name}[${i}] is ${x}, in float64 ${y} (largest ${scale.toPrecision(3)})`,
       );

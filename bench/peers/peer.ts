@@ -75,6 +75,8 @@ export interface Prepared {
   /** Results of the last run: "y" and "d…", or of training each batch's loss, "y@i", and each weight by its name. */
   read(names: readonly string[]): Promise<Record<string, ArrayLike<number>>>;
   dispose(): void | Promise<void>;
+  /** By the largest number of the array, where its gradients are by a formula that is not quite the others'. */
+  gradientTolerance?: number;
 }
 
 export interface Peer {

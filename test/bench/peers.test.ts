@@ -251,6 +251,21 @@ describe("the check", () => {
 
   test("accepts float32's rounding", () => expect(judge(peer([2, 4.00001, 6]))).resolves.toEqual(expect.any(Number)));
   test("refuses a wrong number", () => expect(judge(peer([2, 4.01, 6]))).rejects.toThrow(/y\[1\] is 4.01/));
+  test("is wider for gradients alone, where a peer has another formula", async () => {
+    const gradient = taskOf((a, x) => a.scale(x.x!, 2), ["x"]);
+    const judged = (y: number, dx: number) => {
+      const prepared: Prepared = {
+        run: async () => {},
+        read: async () => ({ y: [y], dx: [dx] }),
+        dispose: () => {},
+        gradientTolerance: 1e-2,
+      };
+      return check(gradient, {}, prepared, { y: Float64Array.of(2), dx: Float64Array.of(2) });
+    };
+    await expect(judged(2, 2.01)).resolves.toEqual(expect.any(Number));
+    await expect(judged(2, 2.03)).rejects.toThrow(/dx\[0\] is 2.03/);
+    await expect(judged(2.01, 2)).rejects.toThrow(/y\[0\] is 2.01/);
+  });
   test("refuses NaN", () => expect(judge(peer([2, Number.NaN, 6]))).rejects.toThrow(/wrong/));
   test("refuses too few numbers", () => expect(judge(peer([2, 4]))).rejects.toThrow(/2 numbers where 3/));
   test("refuses one that does not wait", () =>

@@ -77,7 +77,7 @@ export async function evaluateCommand(raw: RawFlags, io: Io): Promise<void> {
 
     const seen = await withEngine(out, async (engine) => {
       const model = await loadClassifier(engine, "--run", folder, out);
-      const posterior = posteriorOfRun(model, folder, members);
+      const posterior = await posteriorOfRun(model, folder, members);
       const predicted = (what: string, some: readonly Example[] | undefined) =>
         some && predictions(posterior, some, { what, out, batch });
       return {

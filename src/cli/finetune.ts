@@ -144,7 +144,7 @@ async function train(
   const measureOn = (what: string, ifInterrupted?: string) => measureOf(model, what, ifInterrupted);
   const profile = options.profile ? await StepProfile.begin(engine.gpu, out) : undefined;
   const target = logPosterior(model, prior, { N: data.train.length });
-  checkPhase({ model, target, data: data.train, options });
+  checkPhase({ model, target, data: data.train, options, out });
   if (options.swag) checkSwagRoom({ model, target, data: data.train, options, out }, options.swag);
   const training = new Training(target, data.train, {
     folder: options.out,

@@ -163,7 +163,13 @@ function commands(io: Io): Command {
     .option("--temperature <T>", "sgld, sghmc, swag, laplace: of the whole posterior (default 1)")
     .option("--likelihood-temperature <T>", "laplace, sgld, sghmc: of the likelihood alone (default 1)")
     .option("--temperature-sweep <T,…>", "measures these temperatures too, on dev, beside the one that the run keeps")
-    .option("--structure <NAME>", "laplace: covariance of the last layer, full (default), diagonal or kronecker")
+    .option("--structure <NAME>", "laplace: of the covariance: full (default, the last layer's), diagonal or kronecker")
+    .option("--laplace-groups <GROUPS>", "laplace: groups that have one, diagonal (default) or kronecker")
+    .option(
+      "--predictive <NAME>",
+      "laplace: mc, draws of θ (default of the head), linearised, draws of the logits (default of other groups: a backward for every text and class), or probit, one member in closed form",
+    )
+    .option("--laplace-memory <MB>", "laplace: most memory for the curvature (default 100)")
     .option("--burn-in <N>", "sgld, sghmc: steps before the first draw (default 500)")
     .option("--thin <N>", "sgld, sghmc: steps from draw to draw (default 50)")
     .option("--chains <N>", "sgld, sghmc: chains, which share the members (default 2)")

@@ -16,13 +16,12 @@ import {
   pointEstimate,
   predictAll,
   rankOneMembers,
-  thetaMembers,
 } from "../posterior/index.ts";
 import type { Metrics } from "../train/index.ts";
 import { DEFAULT_MEMBERS, MANY, MEMBERS, type RawFlags, textFlag } from "./options.ts";
 import type { Output } from "./output.ts";
-import { readPosterior, storedDraws } from "./posterior-folder.ts";
 import type { RunRecord } from "./run-folder.ts";
+import { storedPosterior } from "./stored-posterior.ts";
 import { type Precisions, precisionValue, refuse, wholeValue } from "./values.ts";
 
 /** `evaluate`'s JSON. */
@@ -80,17 +79,17 @@ export function posteriorOf(
  * How a folder predicts: as its run.json says, one member where there is none. InputError: more members than it has, or none
  * where its method keeps some.
  */
-export function posteriorOfRun(
+export async function posteriorOfRun(
   model: BertForSequenceClassification,
   { path, run }: { path: string; run: RunRecord | undefined },
   asked: number | undefined,
-): Posterior {
+): Promise<Posterior> {
   const method = typeof run?.options.method === "string" ? run.options.method : "map";
-  const stored = readPosterior(path);
-  if (stored) return thetaMembers(model, storedDraws(path, stored, model.theta, asked));
+  const stored = await storedPosterior(path, model, asked);
+  if (stored) return stored;
   if (KEEPS_MEMBERS.includes(method)) {
     throw new InputError(
-      `--run ${inert(path)}: a run of --method ${method} without its members (no posterior/posterior.json): model.safetensors alone would answer as another method's. Restore the folder, draw anew with --resume, or train again.`,
+      `--run ${inert(path)}: a run of --method ${method} without its members (nothing whole in posterior/): model.safetensors alone would answer as another method's. Restore the folder, draw anew with --resume, or train again.`,
     );
   }
   if (method !== "dropout") {

@@ -55,14 +55,28 @@ export interface RankOneFlags {
   precision: number;
 }
 
-/** Which Gaussian is put around the mode. */
+/** Which Gaussian is put around the mode, and how it predicts. */
 export interface LaplaceFlags {
-  /** Of the last layer's curvature. */
+  /** Of the curvature. */
   structure: "full" | "diagonal" | "kronecker";
+  /** Whose curvature; undefined: the last layer's. */
+  groups: string[] | undefined;
+  /** undefined: `predictiveOf` chooses. */
+  predictive: Predictive | undefined;
+  /** Most memory for the curvature; undefined: the library's 100 MB. */
+  maxBytes: number | undefined;
   /** T of the whole posterior. */
   temperature: number;
   /** T of the likelihood alone. */
   likelihoodTemperature: number;
+}
+
+const PREDICTIVES = ["linearised", "probit", "mc"] as const;
+export type Predictive = (typeof PREDICTIVES)[number];
+
+/** Of the head draws of θ, whose average is the linearised one but for its Monte-Carlo error; of others, whose draws are no networks, the linearisation. */
+export function predictiveOf({ predictive, groups = ["head"] }: LaplaceFlags): Predictive {
+  return predictive ?? (groups.every((group) => group === "head") ? "mc" : "linearised");
 }
 
 export interface MethodOptions {
@@ -96,6 +110,9 @@ const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   memberLayers: ["--member-layers", ["rank-one"]],
   memberPrecision: ["--member-precision", ["rank-one"]],
   structure: ["--structure", ["laplace"]],
+  laplaceGroups: ["--laplace-groups", ["laplace"]],
+  predictive: ["--predictive", ["laplace"]],
+  laplaceMemory: ["--laplace-memory", ["laplace"]],
   temperatureSweep: ["--temperature-sweep", ["sgld", "sghmc", "swag", "laplace"]],
   likelihoodTemperature: ["--likelihood-temperature", ["laplace", "sgld", "sghmc"]],
 };
@@ -104,6 +121,8 @@ const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
 const NAMED: Readonly<Record<string, string>> = {
   "sampler.groups": "--sample",
   "sampler.lr": "--sample-lr",
+  "laplace.groups": "--laplace-groups",
+  "laplace.maxBytes": "--laplace-memory",
   "rankOne.layers": "--member-layers",
   "rankOne.precision": "--member-precision",
   sweep: "--temperature-sweep",
@@ -189,7 +208,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
     laplace:
       method === "laplace"
         ? {
-            structure: choiceValue("--structure", value("structure", "full"), ["full", "diagonal", "kronecker"]),
+            ...curvatureFlags(given),
             temperature,
             likelihoodTemperature,
           }
@@ -221,6 +240,23 @@ function cyclesOf(given: (key: string) => string | undefined): Pick<SamplerOptio
   return {
     cycles: wholeValue("--cycles", cycles, { min: 1, max: 1e6, example: "4" }),
     exploration: numberValue("--exploration", exploration ?? "0.8", { min: 0, max: 1, below: true, example: "0.8" }),
+  };
+}
+
+function curvatureFlags(
+  given: (key: string) => string | undefined,
+): Pick<LaplaceFlags, "structure" | "groups" | "predictive" | "maxBytes"> {
+  const [groups, structure, predictive, memory] = ["laplaceGroups", "structure", "predictive", "laplaceMemory"].map(given); // biome-ignore format: names beside keys
+  const otherwise = groups === undefined ? "full" : "diagonal";
+  const chosen = choiceValue("--structure", structure ?? otherwise, ["full", "diagonal", "kronecker"]);
+  if (groups !== undefined && chosen === "full")
+    refuse("--structure", "full", "a full covariance is of the last layer only (found --laplace-groups)", "Choose diagonal or kronecker, or leave the groups out."); // biome-ignore format: one sentence
+  const MB = memory && numberValue("--laplace-memory", memory, { min: 0, above: true, max: 1e6, example: "500" });
+  return {
+    structure: chosen,
+    groups: groups === undefined ? undefined : groupsOf("--laplace-groups", groups),
+    predictive: predictive === undefined ? undefined : choiceValue("--predictive", predictive, PREDICTIVES),
+    maxBytes: MB ? 1e6 * MB : undefined,
   };
 }
 

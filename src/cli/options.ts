@@ -229,7 +229,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     ...lengthOptions(raw),
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     shuffle: raw.shuffle !== false,
-    members: membersOption(raw) ?? (MANY.includes(method) ? (DEFAULT_TRAINED[method] ?? DEFAULT_MEMBERS) : 1),
+    members: membersOption(raw) ?? membersFor(method, raw),
     ...methodOptions(raw, method),
     evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
     select,
@@ -249,6 +249,11 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
   }
   contradictions(options, raw);
   return options;
+}
+
+function membersFor(method: Method, raw: RawFlags): number {
+  if (!MANY.includes(method) || raw.predictive === "probit") return 1;
+  return DEFAULT_TRAINED[method] ?? DEFAULT_MEMBERS;
 }
 
 export interface PretrainOptions {
@@ -429,6 +434,10 @@ function contradictions(options: FinetuneOptions, raw: RawFlags): void {
   if (cycles !== undefined && cycles > Math.ceil(members / chains)) {
     const what = `more cycles than draws (found --members ${members}, by ${count(chains, "chain")})`;
     refuse("--cycles", String(cycles), what, "Take fewer, or give more --members.");
+  }
+  if (options.laplace?.predictive === "probit" && members > 1) {
+    const advice = "Leave the flag out, or choose --predictive linearised.";
+    refuse("--members", String(members), "--predictive probit is one member, in closed form", advice);
   }
   if (method === "rank-one" && members < 2) {
     refuse("--members", String(members), "a rank-one ensemble has two or more", "Give, say, --members 4.");

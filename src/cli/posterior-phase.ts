@@ -3,30 +3,28 @@
  * predicts. An interrupted phase is begun anew by `--resume`, from the trained θ (its draws are named by the seed), but
  * for an ensemble's, which keeps the members that are finished.
  */
-import { type PackedBatch, packBatch } from "../data/batches.ts";
+import type { PackedBatch } from "../data/batches.ts";
 import { DivergedError } from "../errors.ts";
 import {
   anchoredSlices,
-  expectLaplace,
   type Ggn,
   type Laplace,
   type Posterior,
   pointEstimate,
   type Swag,
   sampledSlices,
-  thetaMembers,
 } from "../posterior/index.ts";
 import type { LogPosterior } from "../train/index.ts";
 import type { ModeContext } from "./another-mode.ts";
 import { ensemblePhase } from "./ensemble-phase.ts";
-import { laplacePhase } from "./laplace-phase.ts";
+import { checkLaplace, laplacePhase } from "./laplace-phase.ts";
 import type { EvaluateJson } from "./measure.ts";
 import { atTemperature } from "./method-options.ts";
 import type { FinetuneOptions } from "./options.ts";
-import { readPosterior, storedDraws } from "./posterior-folder.ts";
 import { rankOnePhase } from "./rank-one-phase.ts";
 import { samplingPhase } from "./sampling-phase.ts";
 import type { LoadedClassifier } from "./source.ts";
+import { storedPosterior } from "./stored-posterior.ts";
 import { swagPhase } from "./swag-phase.ts";
 
 export interface PhaseContext extends ModeContext {
@@ -38,11 +36,12 @@ export interface PhaseContext extends ModeContext {
 }
 
 /** Throws InputError for what the phase would refuse: before anything is trained or written. */
-export function checkPhase({ model, target, data, options }: Omit<PhaseContext, "reload" | "measure" | "out">): void {
+export function checkPhase(context: Omit<PhaseContext, "reload" | "measure">): void {
+  const { target, options } = context;
   const { sampler, ensemble, laplace } = options;
   if (sampler) sampledSlices(target, sampler.groups);
   if (ensemble?.anchored) anchoredSlices(target, ensemble.anchored);
-  if (laplace) expectLaplace(model, target.prior, packBatch(data.slice(0, 1)), laplace);
+  if (laplace) checkLaplace(context, laplace);
 }
 
 /** Whether the method has a phase. */
@@ -70,8 +69,8 @@ export async function posteriorPhase(context: PhaseContext): Promise<Phase | und
   else if (options.rankOne) await rankOnePhase(context, options.rankOne);
   else if (options.laplace) laplace = await laplacePhase(context, options.laplace);
   else return undefined;
-  const record = readPosterior(options.out);
-  const posterior = record ? thetaMembers(model, storedDraws(options.out, record, model.theta)) : pointEstimate(model);
+  // As `predict` will find it.
+  const posterior = (await storedPosterior(options.out, model)) ?? pointEstimate(model);
   return { posterior, diverged, laplace };
 }
 

@@ -32,7 +32,7 @@ export async function predict(raw: RawFlags, io: Io): Promise<void> {
     const examples = examplesOf(texts, folder.tokenizer, folder.config, length, out);
     const answers = await withEngine(out, async (engine) => {
       const model = await loadClassifier(engine, "--run", folder, out);
-      const posterior = posteriorOfRun(model, folder, members);
+      const posterior = await posteriorOfRun(model, folder, members);
       return answersOf(texts, model.labels, await predictions(posterior, examples, { what: "predicting", out, batch }));
     });
     if (out.json) out.document(answers);

@@ -204,13 +204,19 @@ export interface TensorToWrite {
   data: Float32Array;
 }
 
+/** Numbers that are no weights and keep their float64. */
+export interface WideTensor extends Omit<TensorToWrite, "dtype" | "data"> {
+  dtype: "F64";
+  data: Float64Array;
+}
+
 /**
  * The pieces of a safetensors file, one tensor at a time, so that a large model need not lie in memory twice. Tensors
- * stand in the order given, but 4-byte elements before 2-byte ones, so that each is aligned. The same input gives the
+ * stand in the order given, but 8-byte elements before 4-byte ones and those before 2-byte ones, so that each is aligned. The same input gives the
  * same bytes. RangeError: a name that stands twice or is reserved, a shape that is not `data`'s.
  */
 export function* safetensorsPieces(
-  tensors: readonly TensorToWrite[],
+  tensors: readonly (TensorToWrite | WideTensor)[],
   metadata: Readonly<Record<string, string>> = { format: "pt" },
 ): Generator<Uint8Array, void> {
   const ordered = [...tensors].sort((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype]);
@@ -234,12 +240,12 @@ export function* safetensorsPieces(
   new DataView(header.buffer).setBigUint64(0, BigInt(padded), true);
   header.set(json, 8);
   yield header;
-  for (const { dtype, data } of ordered) yield encode(dtype, data);
+  for (const tensor of ordered) yield encode(tensor);
 }
 
 /** A whole safetensors file in memory; see `safetensorsPieces`. */
 export function writeSafetensors(
-  tensors: readonly TensorToWrite[],
+  tensors: readonly (TensorToWrite | WideTensor)[],
   metadata: Readonly<Record<string, string>> = { format: "pt" },
 ): Uint8Array<ArrayBuffer> {
   const pieces = [...safetensorsPieces(tensors, metadata)];
@@ -252,8 +258,8 @@ export function writeSafetensors(
   return file;
 }
 
-function encode(dtype: "F32" | "F16" | "BF16", data: Float32Array): Uint8Array {
-  if (dtype === "F32") return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+function encode({ dtype, data }: TensorToWrite | WideTensor): Uint8Array {
+  if (dtype === "F32" || dtype === "F64") return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   const bits = new Uint32Array(data.buffer, data.byteOffset, data.length);
   const halves = new Uint16Array(data.length);
   const round = dtype === "BF16" ? toBf16 : toF16;

@@ -50,6 +50,40 @@ export interface Curvature {
    * is not positive definite: with its smallest eigenvalue; and for a t where the structure cannot take one.
    */
   gaussian(tau: number, scale: number, group: string, t?: Float64Array): BlockGaussian;
+  /** What it is made of, by name: `curvatureOf` makes it again. Matrices row by row. */
+  numbers(): CurvatureNumbers;
+}
+
+/** H of `full`, h of `diagonal`; of `kronecker` the eigenvalues and eigenvectors of A (inputs) and G (outputs). */
+export type CurvatureNumbers = Readonly<Record<string, Float32Array | Float64Array>>;
+
+/** The names of a structure's numbers and how many there are of each. */
+export function numbersOf(structure: Structure, size: number, shape?: LayerShape): Readonly<Record<string, number>> {
+  if (structure === "full") return { H: size * size };
+  if (structure === "diagonal") return { h: size };
+  const [m, outputs] = shape ? [width(shape), shape.outputs] : [0, 0];
+  return {
+    "inputs.values": m,
+    "inputs.vectors": m * m,
+    "outputs.values": outputs,
+    "outputs.vectors": outputs * outputs,
+  };
+}
+
+/** The curvature that has these numbers, to the last bit. Of kronecker `shape` must be there. */
+export function curvatureOf(structure: Structure, numbers: CurvatureNumbers, shape?: LayerShape): Curvature {
+  const square = (name: string) => {
+    const values = numbers[name] as Float64Array;
+    const n = Math.sqrt(values.length);
+    return Matrix.from1DArray(n, n, values as unknown as number[]);
+  };
+  if (structure === "full") return fullCurvature(square("H"), shape);
+  if (structure === "diagonal") return diagonalCurvature(numbers.h as Float64Array, shape);
+  const spectrum = (name: string) => ({
+    values: Array.from(numbers[`${name}.values`] as Float64Array),
+    vectors: square(`${name}.vectors`),
+  });
+  return kroneckerOf(spectrum("inputs"), spectrum("outputs"), expectLayer(shape));
 }
 
 // ---- full
@@ -59,6 +93,7 @@ export function fullCurvature(H: Matrix, shape?: LayerShape): Curvature {
   const P = H.rows;
   return {
     size: P,
+    numbers: () => ({ H: Float64Array.from(H.to1DArray()) }),
     gaussian(tau, scale, group, t) {
       const precision = Matrix.mul(H, scale);
       for (let i = 0; i < P; i++) precision.set(i, i, precision.get(i, i) + tau * (t?.[i] ?? 1));
@@ -167,6 +202,7 @@ function rayleigh(S: Matrix, v: Float64Array): number {
 export function diagonalCurvature(h: Float32Array | Float64Array, shape?: LayerShape): Curvature {
   return {
     size: h.length,
+    numbers: () => ({ h }),
     gaussian(tau, scale, group, t) {
       const lambda = (i: number) => tau * (t?.[i] ?? 1) + scale * h[i]!;
       const sum = (f: (i: number) => number) => {
@@ -215,17 +251,28 @@ export interface KroneckerCurvature extends Curvature {
 
 /** H = A ⊗ G: A [in (+1), in (+1)], G [out, out], symmetric. Eigenvalues that rounding left below 0 count as 0. */
 export function kroneckerCurvature(A: Matrix, G: Matrix, shape: LayerShape): KroneckerCurvature {
+  return kroneckerOf(eigen(A), eigen(G), shape);
+}
+
+interface Spectrum {
+  values: number[];
+  /** Columns are eigenvectors. */
+  vectors: Matrix;
+}
+
+function kroneckerOf(byInput: Spectrum, byOutput: Spectrum, shape: LayerShape): KroneckerCurvature {
   const m = width(shape);
   const { outputs } = shape;
-  const [byInput, byOutput] = [eigen(A), eigen(G)];
   return {
     size: parametersOf(shape),
+    numbers: () => ({
+      "inputs.values": Float64Array.from(byInput.values),
+      "inputs.vectors": Float64Array.from(byInput.vectors.to1DArray()),
+      "outputs.values": Float64Array.from(byOutput.values),
+      "outputs.vectors": Float64Array.from(byOutput.vectors.to1DArray()),
+    }),
     gaussian(tau, scale, group, t) {
-      if (t) {
-        throw new InputError(
-          `laplace: the prior of ${group} has a precision for every parameter, which Kronecker factors cannot take. Use diagonal.`,
-        );
-      }
+      if (t) throw noShapes(group);
       const eigenvalues = new Float64Array(outputs * m);
       for (let j = 0; j < outputs; j++) {
         for (let i = 0; i < m; i++) eigenvalues[j * m + i] = tau + scale * byInput.values[i]! * byOutput.values[j]!;
@@ -270,7 +317,7 @@ export function kroneckerCurvature(A: Matrix, G: Matrix, shape: LayerShape): Kro
   };
 }
 
-function eigen(S: Matrix): { values: number[]; vectors: Matrix } {
+function eigen(S: Matrix): Spectrum {
   const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(S, { assumeSymmetric: true });
   return { values: realEigenvalues.map((value) => Math.max(0, value)), vectors: eigenvectorMatrix };
 }
@@ -293,8 +340,15 @@ function gram(rows: readonly Float64Array[]): Float64Array {
 }
 
 function expectLayer(shape: LayerShape | undefined): LayerShape {
-  if (!shape) throw new Error("outputCovariance: this block is not a linear layer");
+  if (!shape) throw new Error("laplace: this block is not a linear layer");
   return shape;
+}
+
+/** What a Kronecker block says to a prior with a precision for every parameter. */
+export function noShapes(group: string): InputError {
+  return new InputError(
+    `laplace: the prior of ${group} has a precision for every parameter, which Kronecker factors cannot take. Use diagonal.`,
+  );
 }
 
 function notPositiveDefinite(group: string, tau: number, smallest: number): InputError {

@@ -24,7 +24,7 @@ import { expectGroups } from "../train/prior.ts";
 import { diagonalCurvature, kroneckerCurvature, width } from "./curvature.ts";
 import { readSlices } from "./draws.ts";
 import type { Block, Ggn, GgnOptions } from "./ggn.ts";
-import { isSlice, type LinearLayer, type LogitModel, layersOf, watching } from "./layers.ts";
+import { holdOthers, isSlice, type LinearLayer, type LogitModel, layersOf, watching } from "./layers.ts";
 import { expectRoom } from "./room.ts";
 
 /** H over the batches; see `ggn`. */
@@ -34,34 +34,16 @@ export async function groupsGgn<B>(
   options: GgnOptions & { groups: readonly string[] },
 ): Promise<Ggn> {
   const { theta, engine } = model;
-  const { structure, groups, draws, seed = 0, progress } = options;
+  const { structure, draws, seed = 0, progress } = options;
   if (draws !== undefined && !(Number.isSafeInteger(draws) && draws >= 1)) {
     throw new InputError(`laplace: ${draws} draws (expected a whole number from 1).`);
   }
-  expectGroups("laplace", theta, groups);
-  const chosen = theta.layout.slices.filter(
-    (slice) => !theta.isFrozen(slice) && slice.groups.some((group) => groups.includes(group)),
-  );
-  // A diagonal needs no layers, and so no forward of its own: it takes one pass over the data.
-  const found = structure === "diagonal" ? undefined : layersOf(model, batches[0] as B);
-  const linears = (found?.layers ?? [])
-    .filter(({ weight }) => chosen.includes(weight))
-    .map((l) =>
-      !l.bias || chosen.includes(l.bias) ? l : { ...l, bias: undefined, shape: { ...l.shape, bias: false } },
-    );
-  const covered =
-    structure === "diagonal" ? chosen : chosen.filter((s) => linears.some((l) => l.weight === s || l.bias === s));
-  if (covered.length === 0) {
-    const what = structure === "diagonal" ? "nothing" : "no linear layer";
-    throw new InputError(`laplace: in ${groups.join(", ")} ${what} learns. Choose groups of finite precision.`);
-  }
-  const flat = ({ size }: Slice) => ({ inputs: size, outputs: 1, bias: false });
-  expectRoom(structure, structure === "diagonal" ? covered.map(flat) : linears.map(({ shape }) => shape), options);
-
+  const { covered, linears, left, K = 1 } = planGroups(model, batches[0] as B, options);
   const sums = structure === "diagonal" ? new DiagonalSums(theta, covered) : new KroneckerSums(theta, linears);
-  const everyClass = draws === undefined && found !== undefined;
-  const passes = draws ?? found?.K ?? 1;
+  const everyClass = draws === undefined && structure === "kronecker";
+  const passes = draws ?? (everyClass ? K : 1);
   let examples = 0;
+  const release = holdOthers(theta, covered);
   try {
     for (const [index, batch] of batches.entries()) {
       for (let pass = 0; pass < passes; pass++) {
@@ -86,11 +68,62 @@ export async function groupsGgn<B>(
     }
     const blocks = await sums.blocks(everyClass ? 1 : passes);
     const center = await Promise.all(blocks.map(({ slices }) => readSlices(theta, slices)));
-    const left = chosen.filter((slice) => !covered.includes(slice));
     return { structure, blocks, center, n: examples, lastLayer: false, left };
   } finally {
+    release();
     sums.dispose();
   }
+}
+
+/** What a structure covers of some groups. */
+export interface GroupsPlan {
+  /** Slices that have a curvature, in θ's order. */
+  covered: readonly Slice[];
+  /** Those that stay at θ̂. */
+  left: readonly Slice[];
+  /** kronecker: the layers, each a block. */
+  linears: readonly LinearLayer[];
+  /** Classes, where a forward has told. */
+  K: number | undefined;
+  /** Parameters with a curvature, and its memory on the host. */
+  parameters: number;
+  bytes: number;
+}
+
+/** Throws InputError: an unknown group, nothing that learns in them, no room. Nothing is allocated. */
+export function planGroups<B>(
+  model: LogitModel<B>,
+  batch: B,
+  { structure, groups, maxBytes }: Pick<GgnOptions, "structure" | "maxBytes"> & { groups: readonly string[] },
+): GroupsPlan {
+  const { theta } = model;
+  expectGroups("laplace", theta, groups);
+  const chosen = theta.layout.slices.filter(
+    (slice) => !theta.isFrozen(slice) && slice.groups.some((group) => groups.includes(group)),
+  );
+  // A diagonal needs no layers, and so no forward of its own: it takes one pass over the data.
+  const found = structure === "diagonal" ? undefined : layersOf(model, batch);
+  const linears = (found?.layers ?? [])
+    .filter(({ weight }) => chosen.includes(weight))
+    .map((l) =>
+      !l.bias || chosen.includes(l.bias) ? l : { ...l, bias: undefined, shape: { ...l.shape, bias: false } },
+    );
+  const covered =
+    structure === "diagonal" ? chosen : chosen.filter((s) => linears.some((l) => l.weight === s || l.bias === s));
+  if (covered.length === 0) {
+    const what = structure === "diagonal" ? "nothing" : "no linear layer";
+    throw new InputError(`laplace: in ${groups.join(", ")} ${what} learns. Choose groups of finite precision.`);
+  }
+  const flat = ({ size }: Slice) => ({ inputs: size, outputs: 1, bias: false });
+  const shapes = structure === "diagonal" ? covered.map(flat) : linears.map(({ shape }) => shape);
+  return {
+    covered,
+    left: chosen.filter((slice) => !covered.includes(slice)),
+    linears,
+    K: found?.K,
+    parameters: covered.reduce((sum, { size }) => sum + size, 0),
+    bytes: expectRoom(structure, shapes, { maxBytes }),
+  };
 }
 
 /** v = Σ_k ε_k √p_k (e_k − p), row by row: logits, ε, result [n, K]. */

@@ -48,16 +48,16 @@ export async function lastLayerGgn<B>(model: LogitModel<B>, batches: readonly B[
   return { structure, blocks: [{ slices, curvature, layer: shape }], center, n: examples, lastLayer: true, left: [] };
 }
 
-/** Throws InputError: the layer is frozen, or its H has no room. */
+/** The bytes of its H; throws InputError: the layer is frozen, or its H has no room. */
 export function expectLayer<B>(
   { theta }: Pick<LogitModel<B>, "theta">,
   { weight, shape }: LinearLayer,
   { structure, maxBytes }: Pick<GgnOptions, "structure" | "maxBytes">,
-): void {
+): number {
   if (theta.isFrozen(weight)) {
     throw new InputError(`laplace: the last layer (${weight.key}) is frozen. Choose groups that learn.`);
   }
-  expectRoom(structure, [shape], { maxBytes });
+  return expectRoom(structure, [shape], { maxBytes });
 }
 
 /** Adds one example's (J_outᵀ (diag p − ppᵀ) J_out) ⊗ x̃x̃ᵀ, as far as the structure keeps it; lower triangles. */

@@ -52,6 +52,9 @@ export interface GgnOptions {
   progress?: ((done: number) => void) | undefined;
 }
 
+export const FULL_GROUPS =
+  "laplace: a full covariance is of the last layer only. Leave the groups out, or ask for diagonal or kronecker.";
+
 /**
  * H over the batches, without dropout. Throws InputError: memory that H's structure would not fit in (and what would), an
  * unknown group, groups with `full`, nothing that learns in the groups, no batch.
@@ -61,9 +64,7 @@ export async function ggn<B>(model: LogitModel<B>, batches: readonly B[], option
   const { structure, groups } = options;
   if (!groups) return lastLayerGgn(model, batches, options);
   if (structure === "full") {
-    throw new InputError(
-      "laplace: a full covariance is of the last layer only. Leave the groups out, or ask for diagonal or kronecker.",
-    );
+    throw new InputError(FULL_GROUPS);
   }
   return groupsGgn(model, batches, { ...options, groups });
 }

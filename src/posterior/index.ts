@@ -16,7 +16,7 @@ export {
   reliability,
   wilson,
 } from "./calibration.ts";
-export type { KroneckerGaussian, LayerShape, Structure } from "./curvature.ts";
+export { curvatureOf, type KroneckerGaussian, type LayerShape, numbersOf, type Structure } from "./curvature.ts";
 export { type Chains, type Diagnosis, diagnose, effectiveSampleSize, splitRhat } from "./diagnostics.ts";
 export {
   type Draws,
@@ -44,6 +44,7 @@ export { type Block, type Ggn, type GgnOptions, ggn } from "./ggn.ts";
 export {
   expectLaplace,
   type Laplace,
+  type LaplaceCost,
   type LaplaceOptions,
   laplace,
   laplaceDraws,
@@ -66,6 +67,7 @@ export { combine, type Predictive } from "./predictive.ts";
 export { klToPrior, type PriorStrength, priorStrength } from "./prior-strength.ts";
 export { rankOneDraws, rankOneMembers } from "./rank-one.ts";
 export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
+export { megabytes } from "./room.ts";
 export { type Cycle, cycleOf, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";
 export { Swag, type SwagOptions, swag, swagVectors } from "./swag.ts";
 export {

@@ -3,13 +3,14 @@
  * examples cost n·K passes; the root of Λ⁻¹ is applied on the device, and only K² numbers come back.
  */
 import type { Matrix } from "ml-matrix";
+import type { Slice } from "../autograd/index.ts";
 import type { PackedBatch } from "../data/batches.ts";
 import type { Gpu } from "../gpu/index.ts";
 import { binary, concatColumns, empty, fromHost, matmul, NdArray } from "../kernels/index.ts";
 import { type BlockGaussian, type KroneckerGaussian, width } from "./curvature.ts";
 import type { Block } from "./ggn.ts";
 import type { Laplace } from "./laplace.ts";
-import { type LogitModel, layersOf } from "./layers.ts";
+import { holdOthers, type LogitModel, layersOf } from "./layers.ts";
 import type { GaussianLogits } from "./linearised.ts";
 import { expectBuffers } from "./room.ts";
 
@@ -22,9 +23,16 @@ export async function covarianceOfGroups(
   const { engine, theta } = model;
   const { gpu } = engine;
   const { K } = layersOf(model, batch);
-  const { maxBufferSize, maxStorageBufferBindingSize } = gpu.device.limits;
-  expectBuffers(Math.min(maxBufferSize, maxStorageBufferBindingSize), ggn.blocks, K);
+  expectJacobian(
+    gpu,
+    ggn.blocks.map(({ slices, curvature: { size } }) => ({ slices, size })),
+    K,
+  );
   const roots = ggn.blocks.map((block, b) => rootOnDevice(gpu, block, gaussians[b] as BlockGaussian));
+  const release = holdOthers(
+    theta,
+    ggn.blocks.flatMap(({ slices }) => slices),
+  );
   try {
     const means: Float32Array[] = [];
     const grams: Float32Array[] = [];
@@ -59,8 +67,20 @@ export async function covarianceOfGroups(
     }
     return { n: batch.sequences, K, mean: flat(means), covariance: flat(grams) };
   } finally {
+    release();
     for (const root of roots) root.dispose();
   }
+}
+
+/** Bytes of the Jacobian of K logits that lie on the device at once; InputError where a block's are more than it takes. */
+export function expectJacobian(
+  gpu: Gpu,
+  blocks: readonly { slices: readonly Pick<Slice, "key">[]; size: number }[],
+  K: number,
+): number {
+  const { maxBufferSize, maxStorageBufferBindingSize } = gpu.device.limits;
+  expectBuffers(Math.min(maxBufferSize, maxStorageBufferBindingSize), blocks, K);
+  return blocks.reduce((sum, { size }) => sum + 4 * K * size, 0);
 }
 
 function flat(parts: readonly Float32Array[]): Float64Array {

@@ -10,15 +10,17 @@
  *   const state = laplace(H, prior);                              τ and T: no further pass
  *   const posterior = probit(model, state);                       or linearised, or monteCarlo
  */
-import { type Theta, valueFor } from "../autograd/index.ts";
+import { type Slice, type Theta, valueFor } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { Stream } from "../random.ts";
 import { expectIsotropic, type Prior } from "../train/prior.ts";
-import type { BlockGaussian } from "./curvature.ts";
+import { type BlockGaussian, noShapes } from "./curvature.ts";
 import { type Draws, readSlices, type ThetaClassifier, thetaMembers } from "./draws.ts";
-import type { Block, Ggn, GgnOptions } from "./ggn.ts";
+import { type Block, FULL_GROUPS, type Ggn, type GgnOptions } from "./ggn.ts";
+import { planGroups } from "./ggn-groups.ts";
 import { expectLayer } from "./ggn-last.ts";
-import { type LogitModel, layersOf } from "./layers.ts";
+import { expectJacobian } from "./jacobian.ts";
+import { type LinearLayer, type LogitModel, layersOf } from "./layers.ts";
 import type { Posterior } from "./posterior.ts";
 import { featureCosine, volumeWarning } from "./volume.ts";
 
@@ -79,25 +81,60 @@ export function laplace(ggn: Ggn, prior: Pick<Prior, "precision" | "density">, o
   };
 }
 
+/** What a Laplace approximation takes. */
+export interface LaplaceCost {
+  /** Parameters with a curvature. */
+  parameters: number;
+  /** Of the curvature, on the host. */
+  bytes: number;
+  /** Of the Jacobians that the linearised predictives of groups keep on the device; 0 of the last layer. */
+  jacobianBytes: number;
+  /** Slices of the groups that stay at θ̂. */
+  left: readonly Slice[];
+}
+
 /**
- * Throws InputError for what `ggn` of the last layer and `laplace` under a proper prior would refuse, before a pass over
- * the data: from one forward of `batch`.
+ * Throws InputError for what `ggn`, `laplace` under a proper prior and, where it is `linearised`, the predictive would
+ * refuse, before a pass over the data: from one forward of `batch`. What it would take otherwise.
  */
 export function expectLaplace<B>(
   model: LogitModel<B>,
   prior: Pick<Prior, "precision" | "density">,
   batch: B,
-  options: Pick<GgnOptions, "structure" | "maxBytes">,
-): void {
-  const last = layersOf(model, batch).layers.at(-1);
+  options: Pick<GgnOptions, "structure" | "groups" | "maxBytes"> & { linearised?: boolean | undefined },
+): LaplaceCost {
+  const { structure, groups, linearised = false } = options;
+  const { layers, K } = layersOf(model, batch);
+  const last = layers.at(-1);
   if (!last) throw new Error("laplace: the model has no linear layer");
-  expectLayer(model, last, options);
-  const { weight, bias } = last;
-  const slices = bias ? [weight, bias] : [weight];
+  if (!groups) {
+    const bytes = expectLayer(model, last, options);
+    const slices = slicesOf(last);
+    expectProper(slices, prior, structure);
+    return { parameters: slices.reduce((sum, { size }) => sum + size, 0), bytes, jacobianBytes: 0, left: [] };
+  }
+  if (structure === "full") throw new InputError(FULL_GROUPS);
+  const { covered, linears, left, parameters, bytes } = planGroups(model, batch, { ...options, groups });
+  const blocks = structure === "diagonal" ? covered.map((slice) => [slice]) : linears.map(slicesOf);
+  for (const slices of blocks) expectProper(slices, prior, structure);
+  const sized = blocks.map((slices) => ({ slices, size: slices.reduce((sum, { size }) => sum + size, 0) }));
+  const jacobianBytes = linearised ? expectJacobian(model.engine.gpu, sized, K) : 0;
+  return { parameters, bytes, jacobianBytes, left };
+}
+
+const slicesOf = ({ weight, bias }: LinearLayer): Slice[] => (bias ? [weight, bias] : [weight]);
+
+/** Throws InputError where a block's prior is no Gaussian that Laplace can take, or is flat. */
+function expectProper(
+  slices: readonly Slice[],
+  prior: Pick<Prior, "precision" | "density">,
+  structure: GgnOptions["structure"],
+): void {
   const diagonal = prior.density?.name === "diagonal" && slices.every((slice) => prior.density?.covers(slice));
+  if (diagonal && structure === "kronecker") throw noShapes(groupOf({ slices }));
   if (precisionOf({ slices }, diagonal ? { ...prior, density: undefined } : prior, {}) > 0) return;
   throw new InputError(
-    `laplace: ${groupOf({ slices })} has a flat prior, and the likelihood alone leaves directions free. Give it a precision above 0.`,
+    `laplace: ${groupOf({ slices })} has a flat prior, and the likelihood alone leaves directions free, along which the smallest eigenvalue of the posterior precision is 0. Give it a precision above 0.`,
   );
 }
 

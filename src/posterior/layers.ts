@@ -34,6 +34,13 @@ export function watching<T>(engine: Engine, watch: LinearWatch, body: () => T): 
   }
 }
 
+/** Freezes all but these slices, so that a backward works for them alone; gives the way back. */
+export function holdOthers(theta: Theta, slices: readonly Slice[]): () => void {
+  const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));
+  theta.freeze((slice) => !slices.includes(slice));
+  return () => theta.freeze((slice) => frozen.has(slice));
+}
+
 /** Whether an array is this slice of θ itself. */
 export function isSlice(theta: Theta, slice: Slice, array: NdArray): boolean {
   return array.buffer === theta.values.buffer && array.byteOffset === 4 * slice.offset;

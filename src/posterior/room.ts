@@ -15,14 +15,14 @@ export function curvatureBytes(structure: Structure, layers: readonly LayerShape
 
 const MAX_BYTES = 100e6;
 
-/** Throws InputError, before anything is allocated, where a structure would take more than `maxBytes`; says what fits. */
+/** The bytes; throws InputError, before anything is allocated, where they are more than `maxBytes`, and says what fits. */
 export function expectRoom(
   structure: Structure,
   layers: readonly LayerShape[],
   { maxBytes = MAX_BYTES }: { maxBytes?: number | undefined },
-): void {
+): number {
   const bytes = curvatureBytes(structure, layers);
-  if (bytes <= maxBytes) return;
+  if (bytes <= maxBytes) return bytes;
   const parameters = layers.reduce((sum, shape) => sum + parametersOf(shape), 0);
   const fitting = (["kronecker", "diagonal"] as const)
     .filter((other) => other !== structure && curvatureBytes(other, layers) <= maxBytes)
@@ -33,7 +33,8 @@ export function expectRoom(
   );
 }
 
-function megabytes(bytes: number): string {
+/** As people read it: 3.6 MB, 14 MB. */
+export function megabytes(bytes: number): string {
   const MB = bytes / 1e6;
   return `${MB < 10 ? MB.toPrecision(2) : Math.round(MB)} MB`;
 }
@@ -43,11 +44,11 @@ function megabytes(bytes: number): string {
  */
 export function expectBuffers(
   most: number,
-  blocks: readonly { slices: readonly Pick<Slice, "key">[]; curvature: { size: number } }[],
+  blocks: readonly { slices: readonly Pick<Slice, "key">[]; size: number }[],
   K: number,
 ): void {
-  for (const { slices, curvature } of blocks) {
-    const bytes = 4 * K * curvature.size;
+  for (const { slices, size } of blocks) {
+    const bytes = 4 * K * size;
     if (bytes <= most) continue;
     throw new InputError(
       `laplace: the Jacobian of ${K} logits in ${slices[0]?.key} takes ${megabytes(bytes)} (at most ${megabytes(most)} on this device). Leave its group out.`,

@@ -1,5 +1,6 @@
 /** @file Flags to options: every default, every sentence of refusal, every contradiction. No model, no device. */
 import { describe, expect, test } from "vitest";
+import { predictiveOf } from "../../src/cli/method-options.ts";
 import { differingFlags, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
 import { precisionText } from "../../src/cli/values.ts";
 import { InputError } from "../../src/errors.ts";
@@ -39,6 +40,12 @@ describe("defaults", () => {
   test("of one flag follow from another", () => {
     expect(options({ select: "best", dev: "d.tsv" }).evaluate).toBe("every");
     expect(options({ method: "dropout" }).members).toBe(16);
+    expect(options({ method: "laplace", predictive: "probit" }).members).toBe(1);
+    const laplace = (raw: RawFlags) => options({ method: "laplace", ...raw }).laplace!;
+    expect([laplace({}).structure, laplace({ laplaceGroups: "layer.1,head" }).structure]).toEqual(["full", "diagonal"]);
+    expect(predictiveOf(laplace({}))).toBe("mc");
+    expect(predictiveOf(laplace({ laplaceGroups: "layer.1,head" }))).toBe("linearised");
+    expect(predictiveOf(laplace({ laplaceGroups: "layer.1", predictive: "mc" }))).toBe("mc");
     expect(options({ optimizer: "adamw" }).weightDecay).toBe(0.01);
     expect(options({ shuffle: false }).shuffle).toBe(false);
   });
@@ -118,6 +125,12 @@ describe("refusals: one line, exit 2", () => {
     [{ evaluate: "every" }, /^--evaluate every: nothing to evaluate on/],
     [{ members: "4" }, /^--members 4: --method map keeps one θ/],
     [{ method: "dropout", dropout: "0" }, /^--dropout 0: --method dropout draws its members by dropout/],
+    [{ method: "laplace", structure: "full", laplaceGroups: "layer.1" }, /^--structure full: a full covariance is of/],
+    [{ method: "laplace", laplaceGroups: " ," }, /^--laplace-groups " ,": names no group/],
+    [{ method: "laplace", predictive: "probitt" }, /^--predictive probitt: unknown .* Did you mean probit\?$/],
+    [{ method: "laplace", predictive: "probit", members: "4" }, /^--members 4: --predictive probit is one member/],
+    [{ method: "laplace", laplaceMemory: "0" }, /^--laplace-memory 0: out of range/],
+    [{ method: "swag", predictive: "mc" }, /^--predictive mc: --method swag does not use it/],
     [{ method: "sgld", exploration: "0.5" }, /^--exploration 0\.5: a share of a cycle \(found no --cycles\)/],
     [{ method: "sgld", cycles: "2", burnIn: "9" }, /^--burn-in 9: every cycle begins with its exploration/],
     [{ method: "sgld", cycles: "0" }, /^--cycles 0: out of range/],

@@ -362,3 +362,15 @@ describe.skipIf(real.skip)(real.named("real files"), () => {
     expect(model.tensors.get("embeddings.position_ids")?.dtype).toBe("I64");
   });
 });
+
+it("F64 is written as it is, before what is narrower", () => {
+  const wide = Float64Array.of(1 / 3, -1e-300, Math.PI);
+  const bytes = writeSafetensors([
+    { name: "a", dtype: "F32", shape: [1], data: Float32Array.of(2) },
+    { name: "b", dtype: "F64", shape: [3], data: wide },
+  ]);
+  const found = parse(bytes).tensors.get("b");
+  expect([found?.dtype, found?.shape]).toEqual(["F64", [3]]);
+  expect(new Float64Array(Uint8Array.from(found?.bytes ?? []).buffer)).toEqual(wide);
+  expect((found?.bytes.byteOffset ?? 1) % 8).toBe(0);
+});

@@ -3,10 +3,12 @@ import { determinant, inverse, Matrix } from "ml-matrix";
 import { describe, expect, test } from "vitest";
 import {
   type BlockGaussian,
+  curvatureOf,
   diagonalCurvature,
   fullCurvature,
   kroneckerCurvature,
   type LayerShape,
+  numbersOf,
   parametersOf,
   placeOf,
   width,
@@ -91,6 +93,25 @@ describe("Λ = τI + sH (checks 13 and 14)", () => {
     });
   }
 
+  test("a curvature made again from its numbers is the same to the last bit", () => {
+    const [A, G] = [definite(3, width(SHAPE)), definite(4, SHAPE.outputs)];
+    const z = Float64Array.from(randn(8, P));
+    const x = randn(9, SHAPE.inputs);
+    for (const [structure, made] of [
+      ["full", fullCurvature(definite(1, P), SHAPE)],
+      ["diagonal", diagonalCurvature(Float32Array.from(randn(2, P), Math.abs), SHAPE)],
+      ["kronecker", kroneckerCurvature(A, G, SHAPE)],
+    ] as const) {
+      const numbers = made.numbers();
+      const lengths = Object.entries(numbers).map(([name, values]) => [name, values.length]);
+      expect(Object.fromEntries(lengths)).toEqual(numbersOf(structure, P, SHAPE));
+      const [a, b] = [made, curvatureOf(structure, numbers, SHAPE)].map((one) => one.gaussian(tau, 0.5, "head"));
+      expect(b?.logDet).toBe(a?.logDet);
+      expect(b?.draw(z)).toEqual(a?.draw(z));
+      expect(b?.outputCovariance(x)).toEqual(a?.outputCovariance(x));
+    }
+  });
+
   test("a precision for every parameter: full and diagonal take it, Kronecker factors do not", () => {
     const H = definite(1, P);
     const h = Float64Array.from(randn(2, P), Math.abs);
@@ -150,7 +171,7 @@ describe("what is refused", () => {
       "laplace: full over 57750 parameters takes 80042 MB (at most 100 MB). What fits: kronecker (4.6 MB), diagonal (0.23 MB); or raise the limit.",
     );
     expect(() => expectRoom("diagonal", many, { maxBytes: 1e5 })).toThrow(/Choose fewer groups; or raise the limit/);
-    const blocks = [{ slices: [{ key: "bert.embeddings.word_embeddings.weight" }], curvature: { size: 11_720_448 } }];
+    const blocks = [{ slices: [{ key: "bert.embeddings.word_embeddings.weight" }], size: 11_720_448 }];
     expect(() => expectBuffers(134_217_728, blocks, 2)).not.toThrow();
     expect(() => expectBuffers(134_217_728, blocks, 3)).toThrow(
       "laplace: the Jacobian of 3 logits in bert.embeddings.word_embeddings.weight takes 141 MB (at most 134 MB on this device). Leave its group out.",

@@ -1,0 +1,30 @@
+/** @file What a run has in `posterior/`, as that which predicts: members that are values of θ, or a Gaussian around it. */
+import { InputError } from "../errors.ts";
+import type { BertForSequenceClassification } from "../model/bert.ts";
+import { linearised, type Posterior, probit, thetaMembers } from "../posterior/index.ts";
+import { readGaussian, readGaussianRecord } from "./gaussian-folder.ts";
+import { readPosterior, storedDraws } from "./posterior-folder.ts";
+
+/**
+ * The run's posterior, or its first `members`; undefined where it keeps none. The model is at the run's mode. InputError:
+ * more members than it has, or files that are not what the run wrote.
+ */
+export async function storedPosterior(
+  run: string,
+  model: BertForSequenceClassification,
+  members?: number,
+): Promise<Posterior | undefined> {
+  const stored = readPosterior(run);
+  if (stored) return thetaMembers(model, storedDraws(run, stored, model.theta, members));
+  const record = readGaussianRecord(run);
+  if (record === undefined) return undefined;
+  const { predictive, draws, seed } = record;
+  const held = predictive === "probit" ? 1 : draws;
+  if (members !== undefined && members > held) {
+    throw new InputError(
+      `--members ${members}: more than the run predicts with (${held}, --predictive ${predictive}). Ask for fewer, or leave the flag out.`,
+    );
+  }
+  const state = await readGaussian(run, record, model.theta);
+  return predictive === "probit" ? probit(model, state) : linearised(model, state, { S: members ?? held, seed });
+}

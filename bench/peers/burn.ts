@@ -33,8 +33,10 @@ export async function openBurn(adapter: string, note: (line: string) => void): P
     where: "gpu",
     native: true,
     prepare: async (task, inputs) => {
-      const prepared = await pipe.prepare(task, inputs);
-      await settled(prepared);
+      const trial = await pipe.prepare(task, inputs);
+      await settled(trial);
+      await trial.dispose();
+      const prepared = await pipe.prepare(task, inputs); // anew: a trial has trained
       return task.work.kind === "layer" ? { ...prepared, gradientTolerance: GELU_TOLERANCE } : prepared;
     },
     close: () => pipe.close(),

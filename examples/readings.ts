@@ -31,8 +31,6 @@ export interface Trained {
 export interface Draws {
   dropout: number;
   laplace: number;
-  /** Of all of θ. */
-  fisher: number;
   swag: { draws: number; points: number };
   /** `batch`: default, the training's. */
   sghmc: { chains: number; draws: number; burnIn: number; thin: number; lr: number; batch?: number };

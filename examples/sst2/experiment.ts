@@ -63,7 +63,8 @@ interface Plan {
   /** The Fisher prior: precision = size·F + damping, F of the readout of as many texts without their labels. */
   fisher: FisherPrior;
   trainings: Training[];
-  draws: Draws;
+  /** `fisher`: of all of θ. */
+  draws: Draws & { fisher: number };
 }
 interface FisherPrior {
   texts: number;

@@ -26,6 +26,9 @@ const ROWS = 32;
 /** The most vectors in a row whose places `alike` of layernorm.wgsl can tell. */
 const ALIKE_WIDTH = 1024;
 
+/** What `alike` looks up. Every entry point is given them: a pass refuses a dispatch some of whose words were never set. */
+const DIGITS = [0, 1, 2, 3] as const;
+
 /** y = gamma ⊙ (x − mean)·rstd + beta, row by row, with the biased variance. */
 export function layerNorm(
   gpu: Gpu,
@@ -117,7 +120,7 @@ export function layerNormBackward(
     entry: "parameters",
     tile,
     bindings: [dy, x, stats, gammaSums, betaSums],
-    params: [rows, width, 0, block],
+    params: [rows, width, 0, block, ...DIGITS],
     grid: grid(Math.ceil((blocks * width) / 64)),
   });
   // Two dispatches, since the two targets may be slices of one vector: one of them, at its start, would be bound whole.
@@ -157,7 +160,7 @@ function launch(
     tile,
     constants: family === "subgroup" && width <= ALIKE_WIDTH ? { ALIKE: 1 } : {},
     bindings,
-    params: [rows, width, f32(eps), 0, 0, 1, 2, 3],
+    params: [rows, width, f32(eps), 0, ...DIGITS],
     grid: grid(Math.ceil(rows / ROWS)),
   });
 }

@@ -4,7 +4,7 @@
  */
 import { afterEach, beforeAll, expect } from "vitest";
 import type { Gpu } from "../../src/gpu/index.ts";
-import { openGpu } from "../../src/gpu/node.ts";
+import { openGpu, readShaders } from "../../src/gpu/node.ts";
 import { type NdArray, readArray } from "../../src/kernels/array.ts";
 import { Stream } from "../../src/random.ts";
 
@@ -21,9 +21,35 @@ export async function sharedGpu(): Promise<Gpu> {
   } catch {
     close();
   }
-  shared ??= await openGpu();
+  shared ??= watched(await openGpu());
   shared.resetPeak();
   return shared;
+}
+
+/**
+ * A dispatch must set all words that its shader declares. Dawn refuses it too, but only where no dispatch before it in the
+ * same pass has set more of them, so that a step that is timed or looked into fails where a plain one does not.
+ */
+function watched(gpu: Gpu): Gpu {
+  const words = new Map(Object.entries(readShaders()).map(([name, text]) => [name, wordsOf(text)]));
+  const dispatch = gpu.dispatch.bind(gpu);
+  gpu.dispatch = (d) => {
+    if (d.params.length > 0) expect(d.params.length, `${d.op}: words given to ${d.shader}.wgsl`).toBeGreaterThanOrEqual(words.get(d.shader) ?? 0); // biome-ignore format: one sentence
+    dispatch(d);
+  };
+  return gpu;
+}
+
+/** How many 4-byte words the members of `p` take, by WGSL's rules of layout. */
+function wordsOf(wgsl: string): number {
+  const type = /var<immediate> p: (\w+);/.exec(wgsl)?.[1];
+  const members = new RegExp(`^struct ${type} \\{([^}]*)\\}`, "m").exec(wgsl)?.[1] ?? "";
+  let words = 0;
+  for (const [, lanes = "1"] of members.matchAll(/: *(?:vec(\d)[uif]|[uif]32)/g)) {
+    const align = lanes === "3" ? 4 : Number(lanes);
+    words = Math.ceil(words / align) * align + Number(lanes);
+  }
+  return words;
 }
 
 function close(): void {

@@ -31,7 +31,7 @@ export async function sharedGpu(): Promise<Gpu> {
  * same pass has set more of them, so that a step that is timed or looked into fails where a plain one does not.
  */
 function watched(gpu: Gpu): Gpu {
-  const words = new Map(Object.entries(readShaders()).map(([name, text]) => [name, wordsOf(text)]));
+  const words = new Map([...readShaders()].map(([name, text]) => [name, wordsOf(text)]));
   const dispatch = gpu.dispatch.bind(gpu);
   gpu.dispatch = (d) => {
     if (d.params.length > 0) expect(d.params.length, `${d.op}: words given to ${d.shader}.wgsl`).toBeGreaterThanOrEqual(words.get(d.shader) ?? 0); // biome-ignore format: one sentence

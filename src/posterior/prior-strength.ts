@@ -13,6 +13,7 @@ import { accumulateGradient, type LogPosterior } from "../train/objective.ts";
 import { readSlices } from "./draws.ts";
 import { type EvidenceGroup, effectiveParameters, evidenceGroups } from "./evidence.ts";
 import type { Laplace } from "./laplace.ts";
+import { holdOthers } from "./layers.ts";
 
 /** One group of parameters that the Gaussian is over. */
 export interface PriorStrength {
@@ -86,16 +87,15 @@ async function summedGradient<B>(
 ): Promise<Map<Slice, Float32Array>> {
   const { model, N } = target;
   const { theta } = model;
-  const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));
+  const release = holdOthers(theta, slices);
   try {
-    theta.freeze((slice) => !slices.includes(slice));
     const terms = await addGradients(target, batches, progress);
     if (terms !== N) throw new InputError(`prior strength: the data hold ${terms} terms, the log-posterior says N = ${N}.`); // biome-ignore format: one sentence
     const found = new Map<Slice, Float32Array>();
     for (const slice of slices) found.set(slice, await readSlices(theta, [slice], theta.gradient()));
     return found;
   } finally {
-    theta.freeze((slice) => frozen.has(slice));
+    release();
   }
 }
 

@@ -431,9 +431,16 @@ function contradictions(options: FinetuneOptions, raw: RawFlags): void {
     refuse("--members", String(members), what, "Leave the flag out, or choose one of them.");
   }
   const { cycles, chains = 1 } = options.sampler ?? {};
-  if (cycles !== undefined && cycles > Math.ceil(members / chains)) {
+  const draws = Math.ceil(members / chains);
+  if (cycles !== undefined && cycles > draws) {
     const what = `more cycles than draws (found --members ${members}, by ${count(chains, "chain")})`;
     refuse("--cycles", String(cycles), what, "Take fewer, or give more --members.");
+  }
+  // A cycle's share is rounded up, so that the last cycles might have none.
+  const reached = Math.ceil(draws / Math.ceil(draws / (cycles ?? 1)));
+  if (cycles !== undefined && cycles > reached) {
+    const what = `${draws} draws a chain would all come from its first ${count(reached, "cycle")}`;
+    refuse("--cycles", String(cycles), what, `Take ${reached}, or --members ${cycles * Math.ceil(draws / cycles) * chains}.`); // biome-ignore format: one sentence
   }
   if (options.laplace?.predictive === "probit" && members > 1) {
     const advice = "Leave the flag out, or choose --predictive linearised.";

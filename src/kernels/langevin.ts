@@ -24,7 +24,7 @@ export interface LangevinOptions {
   temperature: number;
   /** α of SGHMC, 0 … 1. */
   friction?: number | undefined;
-  /** True: SGHMC's u is drawn anew from N(0, h·t), and takes half a kick. */
+  /** True: SGHMC's u is drawn anew from N(0, h·t), and takes half a kick. At t = 0, where nothing is drawn, u goes on. */
   resample?: boolean | undefined;
   /** A new one each step. */
   key: readonly [number, number];
@@ -119,9 +119,10 @@ export function langevinReference(
         theta[i] = (theta[i] ?? 0) - lr * gradient + Math.sqrt(2 * lr * temperature) * z(i);
         continue;
       }
-      velocity[i] = resample
-        ? Math.sqrt(lr * temperature) * z(i) - 0.5 * lr * gradient
-        : (1 - friction) * (velocity[i] ?? 0) - lr * gradient + Math.sqrt(2 * friction * lr * temperature) * z(i);
+      velocity[i] =
+        resample && temperature > 0
+          ? Math.sqrt(lr * temperature) * z(i) - 0.5 * lr * gradient
+          : (1 - friction) * (velocity[i] ?? 0) - lr * gradient + Math.sqrt(2 * friction * lr * temperature) * z(i);
       theta[i] = (theta[i] ?? 0) + (velocity[i] ?? 0);
     }
   }

@@ -36,7 +36,10 @@ export function sgld(settings: LangevinSettings): Optimizer {
 export interface SghmcSettings extends LangevinSettings {
   /** α: the share of the velocity that a step loses, 0 < α ≤ 1; default .1. */
   friction?: number | undefined;
-  /** The velocity is drawn anew every so many steps (and takes half a kick: see langevin.wgsl); default: only at the start. */
+  /**
+   * The velocity is drawn anew every so many steps (and takes half a kick: see langevin.wgsl); default: only at the start. A
+   * step without noise (T = 0, or where a cycle explores) draws none: there the velocity goes on, as momentum.
+   */
   resample?: number | undefined;
 }
 
@@ -69,8 +72,9 @@ export function cyclical({ length, exploration = 0.8 }: Cycle): {
 }
 
 /**
- * The cycle whose sampling part gives a chain's `draws` in `cycles` equal shares, one every `thin` steps: the share that
- * explores is `exploration` up to a whole step.
+ * The cycle whose sampling part gives one of `cycles` equal shares of a chain's `draws`, rounded up, one every `thin` steps:
+ * so the last cycle may give fewer, and a chain may have its draws in fewer cycles (5 draws in 4 are 2, 2 and 1). The
+ * share that explores is `exploration` up to a whole step.
  */
 export function cycleOf({
   draws,

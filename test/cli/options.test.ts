@@ -135,6 +135,10 @@ describe("refusals: one line, exit 2", () => {
     [{ method: "sgld", cycles: "2", burnIn: "9" }, /^--burn-in 9: every cycle begins with its exploration/],
     [{ method: "sgld", cycles: "0" }, /^--cycles 0: out of range/],
     [{ method: "sgld", cycles: "9" }, /^--cycles 9: more cycles than draws \(found --members 16, by 2 chains\)/],
+    [
+      { method: "sgld", cycles: "5" },
+      /^--cycles 5: 8 draws a chain would .* first 4 cycles\. Take 4, or --members 20\.$/,
+    ],
     [{ method: "sghmc", cycles: "2", exploration: "1" }, /^--exploration 1: out of range/],
     [{ method: "sgld", resample: "9" }, /^--resample 9: --method sgld does not use it/],
     [{ method: "sghmc", resample: "0" }, /^--resample 0: out of range/],

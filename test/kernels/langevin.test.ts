@@ -131,6 +131,11 @@ describe("steps follow float64", () => {
     ["SGLD at temperature 0: gradient descent", { lr: 0.05, temperature: 0 }, false],
     ["SGHMC", { lr: 0.05, temperature: 0.3, friction: 0.1 }, true],
     ["SGHMC with a resampled velocity", { lr: 0.05, temperature: 0.3, friction: 0.1, resample: true }, true],
+    [
+      "SGHMC at temperature 0, whose velocity goes on",
+      { lr: 0.05, temperature: 0, friction: 0.1, resample: true },
+      true,
+    ],
     ["SGHMC with friction 1, which is SGLD", { lr: 0.05, temperature: 0.3, friction: 1 }, true],
   ] as const) {
     test(name, async () => {

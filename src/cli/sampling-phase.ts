@@ -57,7 +57,8 @@ export async function samplingPhase(
       sampler: (seed) =>
         method === "sghmc" ? sghmc({ ...settings, friction, resample, seed }) : sgld({ ...settings, seed }),
       groups,
-      draws: perChain,
+      // Where they do not come out even the first chains have one more, so that none is without.
+      draws: (chain) => Math.max(1, Math.floor(members / chains) + (chain < members % chains ? 1 : 0)),
       thin,
       burnIn,
       samples: cycle && cyclical(cycle).samples,

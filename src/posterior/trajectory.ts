@@ -19,8 +19,8 @@ export interface TrajectoryOptions {
   sampler: (seed: number) => Optimizer;
   /** Groups that are sampled; default: the head. Where an isotropic prior's draws destroy features, sample no more. */
   groups?: readonly string[] | undefined;
-  /** Draws kept of each chain. */
-  draws: number;
+  /** Draws kept of each chain, or of the chain with a number, counted from 0. */
+  draws: number | ((chain: number) => number);
   /** Steps between draws, from 1; default 1. */
   thin?: number | undefined;
   /** Steps before the first draw's `thin`; default 0. */
@@ -67,10 +67,11 @@ export async function* trajectory<B = PackedBatch>(
   options: TrajectoryOptions,
 ): AsyncGenerator<TrajectoryDraw, void, undefined> {
   const { sampler, groups = ["head"], draws, thin = 1, burnIn = 0, chains = 1, batch, seed = 0, samples } = options;
-  whole("draws", draws, 1);
   whole("thin", thin, 1);
   whole("burn-in", burnIn, 0);
   whole("chains", chains, 1);
+  const shares = Array.from({ length: chains }, (_, chain) => (typeof draws === "number" ? draws : draws(chain)));
+  for (const share of shares) whole("draws", share, 1);
   const { model, prior } = target;
   const { theta } = model;
   const slices = sampledSlices(target, groups);
@@ -79,11 +80,11 @@ export async function* trajectory<B = PackedBatch>(
   const mean = await readSlices(theta, slices, prior.mu);
   try {
     theta.freeze((slice) => !slices.includes(slice));
-    for (let chain = 0; chain < chains; chain++) {
+    for (const [chain, share] of shares.entries()) {
       writeSlices(theta, slices, start);
       const [own = 0] = streamKey(seed, "chain", chain);
       const wanted = (step: number) => samples?.(step) ?? true;
-      const length = stepsFor(burnIn + thin * draws, wanted);
+      const length = stepsFor(burnIn + thin * share, wanted);
       const due = new Set<number>();
       let after = 0;
       for (let step = 1, counted = 0; step <= length; step++) {
@@ -115,7 +116,7 @@ export async function* trajectory<B = PackedBatch>(
           const more = await options.functionals?.();
           const functionals = { nll, logPrior, logJoint, ...distances(slices, values, mean), ...more };
           yield { chain, draw: draw++, step, values, functionals };
-          if (draw === draws) break;
+          if (draw === share) break;
         }
       } catch (error) {
         if (error instanceof DivergedError) error.chain = chain;

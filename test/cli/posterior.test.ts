@@ -85,6 +85,12 @@ describe("a run of a sampler", () => {
     expect(existsSync(at("charts-odd"))).toBe(false);
   });
 
+  test("shares its draws out among all of its chains", async () => {
+    expect((await run(finetune("four", "--method", "sgld", "--chains", "4"))).code).toBe(0);
+    const { members } = json(at("four/posterior/posterior.json"));
+    expect(members.map(({ chain }: { chain: number }) => chain)).toEqual([0, 0, 1, 2, 3]);
+  });
+
   test("is the same for the same command; the mode is that of MAP", async () => {
     expect((await run(finetune("again", "--method", "sgld"))).code).toBe(0);
     for (const name of readdirSync(at("sgld/posterior"))) {

@@ -72,6 +72,15 @@ describe("a trajectory", () => {
     expect(a.draws[0]!.functionals).toHaveProperty(["distance.layer.0"]);
   });
 
+  test("gives as many draws of a chain as were asked of it, the same ones", async () => {
+    const options = { thin: 2, burnIn: 1, chains: 3 };
+    const { draws } = await chains({ ...options, draws: (chain) => 3 - chain });
+    expect(draws.map(({ chain }) => chain)).toEqual([0, 0, 0, 1, 1, 2]);
+    const three = await chains({ ...options, draws: 3 });
+    expect(draws).toEqual(three.draws.filter(({ chain, draw }) => draw < 3 - chain));
+    await expect(chains({ ...options, draws: (chain) => chain })).rejects.toThrow(/^draws: 0/);
+  });
+
   test("that leaves the finite numbers says in which chain", async () => {
     let made = 0;
     // The second chain's burn-in: no draw of it was given.

@@ -253,7 +253,7 @@ export class Trainer<B = PackedBatch> {
     const found = verdict(status);
     if (found.bad) await this.#diverge(step);
     if (found.step !== step) throw didNotHappen(step, found.step);
-    shares.add(sums, rows);
+    if (!scale?.skipped) shares.add(sums, rows);
     const summed = (terms: Float32Array) => average * terms.reduce((total, term) => total + term, 0);
     const now = performance.now();
     const seconds = Math.max(1e-6, (now - clock.at) / 1000);

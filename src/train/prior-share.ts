@@ -17,7 +17,7 @@ export class PriorShares {
     this.#idle = new Set(stretches.filter(({ precision }) => precision > 0));
   }
 
-  /** A step's sums, as `combineTerms` takes them. */
+  /** A step's sums, as `combineTerms` takes them; of steps that happened. */
   add(sums: ArrayLike<number>, rows: ArrayLike<number>): void {
     this.#steps++;
     let row = 0;

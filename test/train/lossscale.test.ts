@@ -99,6 +99,12 @@ describe("a scaled loss", () => {
     expect(reports.slice(0, 4).map(({ distance }) => distance > 0)).toEqual([false, false, false, true]);
   });
 
+  test("steps that are skipped do not count as steps in which the prior had no share", async () => {
+    // Of three steps the third is the first that happens, at θ = μ: one step is too few to tell of an idle prior.
+    const { reports } = await part({ steep: 1e34, more: { epochs: 1, lossScale: { start: 2 ** 21 } } });
+    expect(reports.map(({ skipped }) => skipped)).toEqual([true, true, false]);
+  });
+
   test("a skipped step changes θ and moments by nothing", async () => {
     const before = await part({ stop: 3 });
     const from = { ...before.state, lossScale: { scale: 2 ** 20, good: 0, skipped: 0, last: 0 } };

@@ -21,6 +21,7 @@ import {
   readSlices,
   type Structure,
 } from "../posterior/index.ts";
+import { MEMBERS } from "./options.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
 
 /** gaussian.json. */
@@ -88,12 +89,16 @@ function wrongField(record: JsonObject): string | undefined {
   const above = (x: unknown) => typeof x === "number" && Number.isFinite(x) && x > 0;
   const whole = (x: unknown) => Number.isSafeInteger(x) && Number(x) >= 0;
   const isBlock = (x: unknown) =>
-    isObject(x) && Array.isArray(x.slices) && x.slices.length > 0 && Number.isFinite(x.precision);
+    isObject(x) &&
+    Array.isArray(x.slices) &&
+    (x.slices.length === 1 || x.slices.length === 2) &&
+    x.slices.every((key) => typeof key === "string") &&
+    above(x.precision);
   const kinds: Record<string, (x: unknown) => boolean> = {
     format: (x) => x === 1,
     method: (x) => x === "laplace",
     predictive: (x) => x === "linearised" || x === "probit",
-    draws: (x) => whole(x) && above(x),
+    draws: (x) => whole(x) && above(x) && Number(x) <= MEMBERS.max,
     seed: whole,
     structure: (x) => x === "full" || x === "diagonal" || x === "kronecker",
     lastLayer: (x) => typeof x === "boolean",
@@ -126,6 +131,11 @@ export async function readGaussian(run: string, record: GaussianRecord, theta: T
       const slices = keys.map((key) => sliceOf(theta, key, run));
       for (const slice of slices) precisions.set(slice, precision);
       const [{ shape: [outputs = 0, inputs = 0] }] = slices as [Slice]; // biome-ignore format: one pattern
+      if (!fits(record, slices)) {
+        throw new InputError(
+          `${inert(place(run, RECORD))}: ${inert(keys.join(", "))}: no block of ${structure}${lastLayer ? ", the last layer" : ""}. Train again.`,
+        );
+      }
       const layer = structure === "diagonal" && !lastLayer ? undefined : { inputs, outputs, bias: slices.length > 1 };
       const size = slices.reduce((sum, slice) => sum + slice.size, 0);
       const numbers = Object.entries(numbersOf(structure, size, layer)).map(
@@ -133,6 +143,10 @@ export async function readGaussian(run: string, record: GaussianRecord, theta: T
       );
       const t = file.tensors.has(`${b}.t`) ? numbersIn(file, `${b}.t`, size) : undefined;
       shapes.push(t && Float64Array.from(t));
+      const { H } = Object.fromEntries(numbers);
+      if (H?.some((value, i) => value !== H[(i % size) * size + Math.floor(i / size)])) {
+        throw new InputError(`${inert(path)}: ${b}.H is not symmetric. Train again.`);
+      }
       const curvature = curvatureOf(structure, Object.fromEntries(numbers), layer);
       return layer ? { slices, curvature, layer } : { slices, curvature };
     });
@@ -140,9 +154,25 @@ export async function readGaussian(run: string, record: GaussianRecord, theta: T
     const ggn = { structure, blocks, center, n, lastLayer, left: [] };
     const prior = { precision: (slice: Slice) => precisions.get(slice) ?? 0, density: undefined };
     return laplace(ggn, prior, { temperature, likelihoodTemperature, shapes });
+  } catch (error) {
+    // What the library advises is for those who train; here the numbers of a file are wrong.
+    if (!(error instanceof InputError) || !error.message.startsWith("laplace: ")) throw error;
+    const found = error.message.slice("laplace: ".length).replace(/\. .*$/s, "");
+    throw new InputError(`${inert(path)}: ${found}. Restore it, or train again.`);
   } finally {
     file.close();
   }
+}
+
+/** Whether these slices can be a block: a weight [out, in] with its bias or none, once; of a diagonal any one slice. */
+function fits({ structure, lastLayer, blocks }: GaussianRecord, slices: readonly Slice[]): boolean {
+  const keys = blocks.flatMap((block) => block.slices);
+  if (new Set(keys).size < keys.length) return false;
+  const [weight, bias] = slices;
+  if (structure === "diagonal" && !lastLayer) return bias === undefined;
+  if (structure === "full" && !lastLayer) return false;
+  if (lastLayer && (blocks.length > 1 || weight?.groups[0] !== "head")) return false;
+  return weight?.shape.length === 2 && (bias === undefined || String(bias.shape) === String([weight.shape[0]]));
 }
 
 function sliceOf({ layout }: Theta, key: string, run: string): Slice {
@@ -154,6 +184,7 @@ function sliceOf({ layout }: Theta, key: string, run: string): Slice {
 }
 
 function numbersIn(file: SafetensorsFile, name: string, count: number): Float32Array | Float64Array {
+  if (!file.tensors.has(name)) throw new InputError(`${inert(file.path)}: no tensor ${name}. Train again.`);
   const { dtype, bytes } = file.read(name);
   const whole = bytes.slice().buffer;
   const values = dtype === "F64" ? new Float64Array(whole) : file.float32(name);

@@ -153,8 +153,11 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
     numberValue(flag, value(key, otherwise), { min: 0, above: true, max, example: otherwise });
   const whole = (key: string, flag: string, otherwise: string, min: number, max: number) =>
     wholeValue(flag, value(key, otherwise), { min, max, example: otherwise });
-  const temperature = numberValue("--temperature", value("temperature", "1"), { min: 0, example: "1" });
-  const likelihoodTemperature = above("likelihoodTemperature", "--likelihood-temperature", "1");
+  const temperature = numberValue("--temperature", value("temperature", "1"), { min: 0, max: 1e9, example: "1" });
+  // Its inverse multiplies a curvature: far below, their product is no number.
+  const likelihoodTemperature = numberValue("--likelihood-temperature", value("likelihoodTemperature", "1"), {
+    ...{ min: 1e-9, max: 1e9, example: "1" },
+  });
   if (method === "laplace" && temperature === 0)
     refuse("--temperature", value("temperature", ""), "leaves the mode alone (expected a number > 0)", "Give, say, 1.");
   return {
@@ -203,7 +206,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
         : value("temperatureSweep", "")
             .split(",")
             .map((text) =>
-              numberValue("--temperature-sweep", text.trim(), { min: 0, above: true, example: "0.1,1,10" }),
+              numberValue("--temperature-sweep", text.trim(), { min: 0, above: true, max: 1e9, example: "0.1,1,10" }),
             ),
     laplace:
       method === "laplace"
@@ -251,7 +254,10 @@ function curvatureFlags(
   const chosen = choiceValue("--structure", structure ?? otherwise, ["full", "diagonal", "kronecker"]);
   if (groups !== undefined && chosen === "full")
     refuse("--structure", "full", "a full covariance is of the last layer only (found --laplace-groups)", "Choose diagonal or kronecker, or leave the groups out."); // biome-ignore format: one sentence
-  const MB = memory && numberValue("--laplace-memory", memory, { min: 0, above: true, max: 1e6, example: "500" });
+  const MB =
+    memory === undefined
+      ? undefined
+      : numberValue("--laplace-memory", memory, { min: 0, above: true, max: 1e6, example: "500" });
   return {
     structure: chosen,
     groups: groups === undefined ? undefined : groupsOf("--laplace-groups", groups),

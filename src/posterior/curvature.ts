@@ -172,7 +172,7 @@ function smallestEigenvalue(S: Matrix): number {
   let largest = 0;
   for (let r = 0; r < n; r++) for (let c = 0; c < n; c++) largest = Math.max(largest, Math.abs(S.get(r, c)));
   if (largest === 0) return 0;
-  for (let shift = 1e-9 * n * largest; ; shift *= 4) {
+  for (let shift = 1e-9 * n * largest; Number.isFinite(shift); shift *= 4) {
     const L = choleskyOf(Matrix.add(S, Matrix.eye(n, n, shift)));
     if (!L) continue;
     let v: Float64Array = Float64Array.from({ length: n }, (_, i) => 1 + (i % 7) / 7);
@@ -185,6 +185,7 @@ function smallestEigenvalue(S: Matrix): number {
     }
     return value;
   }
+  return Number.NaN; // no shift makes numbers that have overflowed positive definite
 }
 
 function rayleigh(S: Matrix, v: Float64Array): number {

@@ -118,6 +118,9 @@ describe("refused with a sentence", () => {
       ["--structure", "full", "--laplace-memory", "0.02"],
       "laplace: full over 34 parameters takes 0.028 MB (at most 0.020 MB). What fits: kronecker (0.0073 MB), diagonal (0.00014 MB)",
     ],
+    ["a temperature that overflows", ["--temperature-sweep", "1e300"], "--temperature-sweep 1e300: out of range"],
+    ["one whose inverse does", ["--likelihood-temperature", "1e-320"], "--likelihood-temperature 1e-320: out of range"],
+    ["no amount of memory", ["--laplace-memory", ""], '--laplace-memory "": not a number'],
     [
       "memory of groups",
       ["--laplace-groups", "encoder", "--structure", "kronecker", "--laplace-memory", "0.05"],
@@ -151,6 +154,19 @@ describe("refused with a sentence", () => {
     await says("the model has no tensor classifier.wieght");
     change({ blocks: [{ slices: ["classifier.weight"], precision: 1 }] });
     await says("0.H has 1156 numbers (expected 1024, finite)");
+    for (const fields of [
+      { lastLayer: false },
+      { blocks: [{ slices: ["classifier.bias"], precision: 1 }] },
+      { blocks: [...own.blocks, ...own.blocks] },
+    ]) {
+      // biome-ignore format: three records
+      change(fields);
+      await says("no block of full");
+    }
+    change({ draws: 2 ** 40 });
+    await says("gaussian.json: draws is not what priorwork writes");
+    change({ blocks: [{ ...own.blocks[0], precision: -5 }] });
+    await says("gaussian.json: blocks is not what priorwork writes");
     change({ temperature: 0 });
     await says("gaussian.json: temperature is not what priorwork writes");
     change({});

@@ -18,7 +18,8 @@ import { examplesOf, lengthFor } from "./examples.ts";
 import { duration } from "./format.ts";
 import type { Io } from "./io.ts";
 import { type EvaluateJson, measure, posteriorOf } from "./measure.ts";
-import { type FinetuneOptions, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "./options.ts";
+import { optionRecord } from "./option-record.ts";
+import { type FinetuneOptions, finetuneOptions, optionWarnings, type RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
 import { checkPhase, hasPhase, type PhaseContext, posteriorPhase, temperatureSweep } from "./posterior-phase.ts";
 import { priorFile } from "./prior-choice.ts";
@@ -28,7 +29,6 @@ import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
 import { type Folder, hasHead, openModelFolder } from "./source.ts";
-import { checkSwagRoom } from "./swag-phase.ts";
 import { Training } from "./training.ts";
 
 export async function finetune(raw: RawFlags, io: Io): Promise<void> {
@@ -145,7 +145,6 @@ async function train(
   const profile = options.profile ? await StepProfile.begin(engine.gpu, out) : undefined;
   const target = logPosterior(model, prior, { N: data.train.length });
   checkPhase({ model, target, data: data.train, options, out });
-  if (options.swag) checkSwagRoom({ model, target, data: data.train, options, out }, options.swag);
   const training = new Training(target, data.train, {
     folder: options.out,
     out,

@@ -5,13 +5,11 @@
  */
 import { basename } from "node:path";
 import type { Dtype } from "../autograd/index.ts";
-import { isObject } from "../data/json.ts";
 import { count } from "../data/tables.ts";
-import { quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { type HeadSpec, WIDEST_HEAD } from "../model/bert.ts";
 import { READOUTS } from "../model/readout.ts";
-import { flagOfMethod, type MethodOptions, methodOptions } from "./method-options.ts";
+import { type MethodOptions, methodOptions } from "./method-options.ts";
 import { checkPriorMethod, priorFile } from "./prior-choice.ts";
 import {
   choiceValue,
@@ -474,40 +472,4 @@ export function optionWarnings(options: FinetuneOptions): string[] {
 function stem(path: string): string {
   const name = basename(path).replace(/\.[^.]*$/, "");
   return /^[\w.-]{1,80}$/.test(name) ? name : "run";
-}
-
-/** For `--resume`: the options that decide what a run computes, as JSON values. */
-export function optionRecord(options: FinetuneOptions): Record<string, unknown> {
-  const { columns, precisions, ...flags } = options;
-  const { recompute: _c, resume: _r, overwrite: _o, profile: _p, json: _j, out: _out, ...rest } = flags;
-  return JSON.parse(
-    JSON.stringify({ ...rest, ...columns, priorPrecision: precisionText(precisions) }, (_, v) => v ?? null),
-  ) as Record<string, unknown>;
-}
-
-/** The flags that differ between a run and the command that would continue it, in one sentence; undefined if none. */
-export function differingFlags(run: Record<string, unknown>, now: Record<string, unknown>): string | undefined {
-  const [before, after] = [run, now].map(flagsOf) as [Map<string, unknown>, Map<string, unknown>];
-  const differing = [...new Set([...before.keys(), ...after.keys()])].filter(
-    (flag) => JSON.stringify(before.get(flag) ?? null) !== JSON.stringify(after.get(flag) ?? null),
-  );
-  if (differing.length === 0) return undefined;
-  const shown = (value: unknown) => (value === undefined || value === null ? "nothing" : quote(String(value)));
-  return differing.map((flag) => `${flag} was ${shown(before.get(flag))} and is ${shown(after.get(flag))}`).join("; ");
-}
-
-/** A record's values by flag; those of a method lie one deeper. */
-function flagsOf(record: Record<string, unknown>): Map<string, unknown> {
-  return new Map(
-    Object.entries(record).flatMap(([key, value]): [string, unknown][] =>
-      isObject(value)
-        ? Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), of])
-        : [[flagOfMethod(key) ?? flagOf(key), value]],
-    ),
-  );
-}
-
-function flagOf(key: string): string {
-  const negated: Record<string, string> = { shuffle: "--no-shuffle", header: "--no-header" };
-  return negated[key] ?? `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 }

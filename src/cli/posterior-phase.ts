@@ -25,7 +25,7 @@ import { rankOnePhase } from "./rank-one-phase.ts";
 import { samplingPhase } from "./sampling-phase.ts";
 import type { LoadedClassifier } from "./source.ts";
 import { storedPosterior } from "./stored-posterior.ts";
-import { swagPhase } from "./swag-phase.ts";
+import { checkSwagRoom, swagPhase } from "./swag-phase.ts";
 
 export interface PhaseContext extends ModeContext {
   /** The run's own model, at its mode. */
@@ -38,8 +38,9 @@ export interface PhaseContext extends ModeContext {
 /** Throws InputError for what the phase would refuse: before anything is trained or written. */
 export function checkPhase(context: Omit<PhaseContext, "reload" | "measure">): void {
   const { target, options } = context;
-  const { sampler, ensemble, laplace } = options;
+  const { sampler, swag, ensemble, laplace } = options;
   if (sampler) sampledSlices(target, sampler.groups);
+  if (swag) checkSwagRoom(context, swag);
   if (ensemble?.anchored) anchoredSlices(target, ensemble.anchored);
   if (laplace) checkLaplace(context, laplace);
 }

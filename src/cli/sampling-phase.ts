@@ -10,7 +10,7 @@ import {
   cycleOf,
   cyclical,
   type Diagnosis,
-  diagnose,
+  diagnoseChains,
   diagnoseTrace,
   sampledSlices,
   sentenceLogits,
@@ -140,14 +140,14 @@ const LOOKED_AT = 1000;
  * others: of two times eight independent draws a third have an R-hat above 1.1.
  */
 class Path {
-  readonly #chains: Record<string, number[]>[];
+  /** By functional, chain by chain. */
+  readonly #chains = new Map<string, number[][]>();
   readonly #stride: number;
   readonly #whole: boolean;
   readonly #seen: number[];
 
   /** `steps`: of a chain, about; `whole`: a step sees all of the data, so that its NLL is the data's and not a batch's. */
   constructor(chains: number, steps: number, whole: boolean) {
-    this.#chains = Array.from({ length: chains }, () => ({}));
     this.#seen = new Array(chains).fill(0);
     this.#stride = Math.max(1, Math.floor(steps / LOOKED_AT));
     this.#whole = whole;
@@ -158,21 +158,15 @@ class Path {
     this.#seen[chain] = seen + 1;
     if (seen % this.#stride !== 0) return;
     // A batch's NLL is noise that hides whether the chain moves.
-    const series = this.#chains[chain] as Record<string, number[]>;
     for (const [name, value] of Object.entries(this.#whole ? { nll, logPrior, logJoint } : { logPrior })) {
-      series[name] ??= [];
-      series[name].push(value);
+      const chains = this.#chains.get(name) ?? this.#seen.map(() => []);
+      this.#chains.set(name, chains);
+      chains[chain]?.push(value);
     }
   }
 
   /** By functional; none where a chain has fewer than four steps. */
   diagnose(): Record<string, Diagnosis> {
-    const found: Record<string, Diagnosis> = {};
-    for (const name of Object.keys(this.#chains[0] ?? {})) {
-      const shortest = Math.min(...this.#chains.map((chain) => chain[name]?.length ?? 0));
-      if (shortest < 4) continue;
-      found[name] = diagnose(this.#chains.map((chain) => (chain[name] ?? []).slice(0, shortest)));
-    }
-    return found;
+    return diagnoseChains(this.#chains);
   }
 }

@@ -24,7 +24,7 @@ import { expectGroups } from "../train/prior.ts";
 import { diagonalCurvature, kroneckerCurvature, width } from "./curvature.ts";
 import { readSlices } from "./draws.ts";
 import type { Block, Ggn, GgnOptions } from "./ggn.ts";
-import { holdOthers, isSlice, type LinearLayer, type LogitModel, layersOf, watching } from "./layers.ts";
+import { holdOthers, isSlice, type LinearLayer, type LogitModel, layersOf, slicesOf, watching } from "./layers.ts";
 import { expectRoom } from "./room.ts";
 
 /** H over the batches; see `ggn`. */
@@ -242,7 +242,8 @@ class KroneckerSums implements Sums {
   async blocks(passes: number): Promise<Block[]> {
     const { gpu } = this.#theta.engine;
     return Promise.all(
-      this.#layers.map(async ({ weight, bias, shape }, index) => {
+      this.#layers.map(async (layer, index) => {
+        const { shape } = layer;
         const { xx, x, gg, rows } = this.#factors[index] as Factors;
         const [inputs, sum, outputs] = await Promise.all([xx, x, gg].map((array) => readArray(gpu, array)));
         const m = width(shape);
@@ -251,8 +252,7 @@ class KroneckerSums implements Sums {
           return (inputs?.[r * shape.inputs + c] ?? 0) / rows;
         });
         const G = symmetric(shape.outputs, (r, c) => (outputs?.[r * shape.outputs + c] ?? 0) / passes);
-        const slices = bias ? [weight, bias] : [weight];
-        return { slices, curvature: kroneckerCurvature(A, G, shape), layer: shape };
+        return { slices: slicesOf(layer), curvature: kroneckerCurvature(A, G, shape), layer: shape };
       }),
     );
   }

@@ -12,7 +12,7 @@ import {
 } from "./curvature.ts";
 import { readSlices } from "./draws.ts";
 import type { Ggn, GgnOptions } from "./ggn.ts";
-import { type LastLayer, type LinearLayer, type LogitModel, readLastLayer } from "./layers.ts";
+import { type LastLayer, type LinearLayer, type LogitModel, readLastLayer, slicesOf } from "./layers.ts";
 import { expectRoom } from "./room.ts";
 
 /** H over the batches; see `ggn`. */
@@ -36,14 +36,14 @@ export async function lastLayerGgn<B>(model: LogitModel<B>, batches: readonly B[
     progress?.(done + 1);
   }
   const { H, A, layer } = sums as NonNullable<typeof sums>;
-  const { shape, weight, bias } = layer;
+  const { shape } = layer;
   const curvature =
     structure === "full"
       ? fullCurvature(symmetric(H), shape)
       : structure === "diagonal"
         ? diagonalCurvature(Float32Array.from(H[0]!), shape)
         : kroneckerCurvature(symmetric(A).div(examples), symmetric(H), shape);
-  const slices = bias ? [weight, bias] : [weight];
+  const slices = slicesOf(layer);
   const center = [await readSlices(model.theta, slices)];
   return { structure, blocks: [{ slices, curvature, layer: shape }], center, n: examples, lastLayer: true, left: [] };
 }

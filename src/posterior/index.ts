@@ -79,6 +79,7 @@ export {
   temperatureScaled,
 } from "./temperature.ts";
 export {
+  diagnoseChains,
   diagnoseTrace,
   type SentenceLogits,
   sentenceLogits,

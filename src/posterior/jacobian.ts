@@ -7,6 +7,7 @@ import type { Slice } from "../autograd/index.ts";
 import type { PackedBatch } from "../data/batches.ts";
 import type { Gpu } from "../gpu/index.ts";
 import { binary, concatColumns, empty, fromHost, matmul, NdArray } from "../kernels/index.ts";
+import { joined } from "../train/evaluate.ts";
 import { type BlockGaussian, type KroneckerGaussian, width } from "./curvature.ts";
 import type { Block } from "./ggn.ts";
 import type { Laplace } from "./laplace.ts";
@@ -65,7 +66,12 @@ export async function covarianceOfGroups(
       means.push(mean);
       grams.push(new Float32Array(products));
     }
-    return { n: batch.sequences, K, mean: flat(means), covariance: flat(grams) };
+    return {
+      n: batch.sequences,
+      K,
+      mean: Float64Array.from(joined(means)),
+      covariance: Float64Array.from(joined(grams)),
+    };
   } finally {
     release();
     for (const root of roots) root.dispose();
@@ -81,10 +87,6 @@ export function expectJacobian(
   const { maxBufferSize, maxStorageBufferBindingSize } = gpu.device.limits;
   expectBuffers(Math.min(maxBufferSize, maxStorageBufferBindingSize), blocks, K);
   return blocks.reduce((sum, { size }) => sum + 4 * K * size, 0);
-}
-
-function flat(parts: readonly Float32Array[]): Float64Array {
-  return Float64Array.from(parts.flatMap((part) => [...part]));
 }
 
 /** A root R of Λ⁻¹, RRᵀ = Λ⁻¹, on the device. */

@@ -20,7 +20,7 @@ import { type Block, FULL_GROUPS, type Ggn, type GgnOptions } from "./ggn.ts";
 import { planGroups } from "./ggn-groups.ts";
 import { expectLayer } from "./ggn-last.ts";
 import { expectJacobian } from "./jacobian.ts";
-import { type LinearLayer, type LogitModel, layersOf } from "./layers.ts";
+import { type LogitModel, layersOf, slicesOf } from "./layers.ts";
 import type { Posterior } from "./posterior.ts";
 import { featureCosine, volumeWarning } from "./volume.ts";
 
@@ -121,8 +121,6 @@ export function expectLaplace<B>(
   const jacobianBytes = linearised ? expectJacobian(model.engine.gpu, sized, K) : 0;
   return { parameters, bytes, jacobianBytes, left };
 }
-
-const slicesOf = ({ weight, bias }: LinearLayer): Slice[] => (bias ? [weight, bias] : [weight]);
 
 /** Throws InputError where a block's prior is no Gaussian that Laplace can take, or is flat. */
 function expectProper(

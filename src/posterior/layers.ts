@@ -34,6 +34,9 @@ export function watching<T>(engine: Engine, watch: LinearWatch, body: () => T): 
   }
 }
 
+/** A layer's slices of θ, in θ's order. */
+export const slicesOf = ({ weight, bias }: LinearLayer): Slice[] => (bias ? [weight, bias] : [weight]);
+
 /** Freezes all but these slices, so that a backward works for them alone; gives the way back. */
 export function holdOthers(theta: Theta, slices: readonly Slice[]): () => void {
   const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));

@@ -52,16 +52,15 @@ export async function priorStrength<B>(
 ): Promise<PriorStrength[]> {
   const { theta } = target.model;
   const groups = await evidenceGroups(target, state);
-  const blocks = state.ggn.blocks.flatMap(({ slices }) => slices);
-  const gradient = await summedGradient(target, batches, blocks, progress);
+  const blocks = state.ggn.blocks.map(({ slices }) => slices);
+  const gradients = await summedGradients(target, batches, blocks, progress);
   const found: PriorStrength[] = [];
   for (const { blocks: own, ...group } of groups) {
     let pull = 0;
     for (const b of own) {
-      const { slices } = state.ggn.blocks[b] as Laplace["ggn"]["blocks"][number];
-      const mu = await readSlices(theta, slices, target.prior.mu);
-      const g = slices.flatMap((slice) => [...(gradient.get(slice) ?? [])]);
-      pull -= (state.ggn.center[b] as Float32Array).reduce((sum, x, i) => sum + (g[i] ?? 0) * (x - (mu[i] ?? 0)), 0);
+      const mu = await readSlices(theta, blocks[b] ?? [], target.prior.mu);
+      const g = gradients[b];
+      pull -= (state.ggn.center[b] as Float32Array).reduce((sum, x, i) => sum + (g?.[i] ?? 0) * (x - (mu[i] ?? 0)), 0);
     }
     const logDet = own.reduce((sum, b) => sum + (state.gaussians[b]?.logDet ?? 0), 0);
     const { squaredDistance } = group;
@@ -78,22 +77,20 @@ export async function priorStrength<B>(
   return found;
 }
 
-/** ∇ Σ NLL at θ, without dropout, of some slices; the others are frozen meanwhile. */
-async function summedGradient<B>(
+/** ∇ Σ NLL at θ, without dropout, of each block's slices; the others are frozen meanwhile. */
+async function summedGradients<B>(
   target: LogPosterior<B>,
   batches: readonly B[],
-  slices: readonly Slice[],
+  blocks: readonly (readonly Slice[])[],
   progress?: (done: number) => void,
-): Promise<Map<Slice, Float32Array>> {
+): Promise<Float32Array[]> {
   const { model, N } = target;
   const { theta } = model;
-  const release = holdOthers(theta, slices);
+  const release = holdOthers(theta, blocks.flat());
   try {
     const terms = await addGradients(target, batches, progress);
     if (terms !== N) throw new InputError(`prior strength: the data hold ${terms} terms, the log-posterior says N = ${N}.`); // biome-ignore format: one sentence
-    const found = new Map<Slice, Float32Array>();
-    for (const slice of slices) found.set(slice, await readSlices(theta, [slice], theta.gradient()));
-    return found;
+    return await Promise.all(blocks.map((slices) => readSlices(theta, slices, theta.gradient())));
   } finally {
     release();
   }

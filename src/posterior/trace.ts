@@ -51,13 +51,18 @@ export function traceChains(rows: readonly TraceRow[]): Map<string, number[][]> 
   return found;
 }
 
+/** `diagnose` of every variable of a trace; see `diagnoseChains`. */
+export function diagnoseTrace(rows: readonly TraceRow[]): Record<string, Diagnosis> {
+  return diagnoseChains(traceChains(rows));
+}
+
 /**
  * `diagnose` of every variable, its chains cut to the shortest of them (draws that do not come out even leave some one
  * longer); none where that has fewer than four draws.
  */
-export function diagnoseTrace(rows: readonly TraceRow[]): Record<string, Diagnosis> {
+export function diagnoseChains(variables: ReadonlyMap<string, readonly number[][]>): Record<string, Diagnosis> {
   const found: Record<string, Diagnosis> = {};
-  for (const [variable, chains] of traceChains(rows)) {
+  for (const [variable, chains] of variables) {
     const shortest = Math.min(...chains.map(({ length }) => length));
     if (shortest >= 4) found[variable] = diagnose(chains.map((chain) => chain.slice(0, shortest)));
   }

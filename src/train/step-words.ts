@@ -39,7 +39,7 @@ export class StepWords {
     gpu: Gpu,
     { accumulate = 1, rDrop = 0 }: { accumulate?: number | undefined; rDrop?: number | undefined },
     stretches: number,
-    scaling: LossScaling | undefined, // biome-ignore format: one line
+    scaling: LossScaling | undefined,
   ) {
     this.#gpu = gpu;
     // In whole groups of 64, as `vectorTerms` wants them.
@@ -83,7 +83,6 @@ export class StepWords {
     status: NdArray;
     rows?: NdArray | undefined;
   }): Promise<ArrayBuffer> {
-    // biome-ignore format: one line
     const gpu = this.#gpu;
     const scale = this.#scaling?.words ?? 0;
     const report = empty(gpu, [this.#common + scale + (rows?.size ?? 0)], "f32", "fit.report");

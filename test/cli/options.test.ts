@@ -1,7 +1,8 @@
 /** @file Flags to options: every default, every sentence of refusal, every contradiction. No model, no device. */
 import { describe, expect, test } from "vitest";
 import { predictiveOf } from "../../src/cli/method-options.ts";
-import { differingFlags, finetuneOptions, optionRecord, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
+import { differingFlags, optionRecord } from "../../src/cli/option-record.ts";
+import { finetuneOptions, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
 import { precisionText } from "../../src/cli/values.ts";
 import { InputError } from "../../src/errors.ts";
 

@@ -1,0 +1,42 @@
+/** @file What a run remembers of its flags, and which of them a continuation has otherwise. */
+import { isObject } from "../data/json.ts";
+import { quote } from "../data/text.ts";
+import { flagOfMethod } from "./method-options.ts";
+import type { FinetuneOptions } from "./options.ts";
+import { precisionText } from "./values.ts";
+
+/** For `--resume`: the options that decide what a run computes, as JSON values. */
+export function optionRecord(options: FinetuneOptions): Record<string, unknown> {
+  const { columns, precisions, ...flags } = options;
+  const { recompute: _c, resume: _r, overwrite: _o, profile: _p, json: _j, out: _out, ...rest } = flags;
+  return JSON.parse(
+    JSON.stringify({ ...rest, ...columns, priorPrecision: precisionText(precisions) }, (_, v) => v ?? null),
+  ) as Record<string, unknown>;
+}
+
+/** The flags that differ between a run and the command that would continue it, in one sentence; undefined if none. */
+export function differingFlags(run: Record<string, unknown>, now: Record<string, unknown>): string | undefined {
+  const [before, after] = [run, now].map(flagsOf) as [Map<string, unknown>, Map<string, unknown>];
+  const differing = [...new Set([...before.keys(), ...after.keys()])].filter(
+    (flag) => JSON.stringify(before.get(flag) ?? null) !== JSON.stringify(after.get(flag) ?? null),
+  );
+  if (differing.length === 0) return undefined;
+  const shown = (value: unknown) => (value === undefined || value === null ? "nothing" : quote(String(value)));
+  return differing.map((flag) => `${flag} was ${shown(before.get(flag))} and is ${shown(after.get(flag))}`).join("; ");
+}
+
+/** A record's values by flag; those of a method lie one deeper. */
+function flagsOf(record: Record<string, unknown>): Map<string, unknown> {
+  return new Map(
+    Object.entries(record).flatMap(([key, value]): [string, unknown][] =>
+      isObject(value)
+        ? Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), of])
+        : [[flagOfMethod(key) ?? flagOf(key), value]],
+    ),
+  );
+}
+
+function flagOf(key: string): string {
+  const negated: Record<string, string> = { shuffle: "--no-shuffle", header: "--no-header" };
+  return negated[key] ?? `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+}

@@ -1,4 +1,5 @@
 /** @file Rounds in turn, and what is made of their times: for our own benches and for those beside other libraries. */
+import type { Gpu } from "../src/gpu/index.ts";
 import type { BenchCase } from "./case.ts";
 import type { BenchRow } from "./runner.ts";
 
@@ -6,6 +7,40 @@ export async function milliseconds(body: () => unknown): Promise<number> {
   const start = performance.now();
   await body();
   return performance.now() - start;
+}
+
+/** Runs between two waits, at most. */
+const MOST_RUNS = 512;
+
+/** Milliseconds of `runs` runs of a case until the device has done them, and of recording them alone. */
+export async function runsOf(gpu: Gpu, body: BenchCase, runs: number): Promise<{ wall: number; host: number }> {
+  const start = performance.now();
+  for (let i = 0; i < runs; i++) {
+    const running = body.run();
+    if (running) await running;
+  }
+  const host = performance.now() - start;
+  await gpu.settle();
+  return { wall: performance.now() - start, host };
+}
+
+/**
+ * Warms a case up, and finds how many runs last `ms`: awaiting a device costs what many a kernel does, and training awaits
+ * it once for hundreds of them. 1 of a case that awaits its own work.
+ */
+export async function calibrated(gpu: Gpu, body: BenchCase, ms: number): Promise<number> {
+  await runsOf(gpu, body, 1);
+  const running = body.run();
+  await running;
+  await gpu.settle();
+  if (running) return 1;
+  let { wall } = await runsOf(gpu, body, 1);
+  let runs = 1;
+  while (wall < ms && runs < MOST_RUNS) {
+    runs = Math.min(MOST_RUNS, runs * 4);
+    ({ wall } = await runsOf(gpu, body, runs));
+  }
+  return runs;
 }
 
 /**

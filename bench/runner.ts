@@ -1,12 +1,13 @@
 /**
  * @file The one place that knows benny. Takes bench cases, runs each until the GPU is done, and gives rows with the
  * median, the best, the rate, and the share of the ceiling measured in the same run. A case whose GPU work is not
- * awaited would time nothing, so the runner itself waits (`settle`) inside the timed function.
+ * awaited would time nothing, so the runner itself waits (`settle`) inside the timed function, once for as many runs of a
+ * small kernel as last ten milliseconds.
  */
 import benny from "benny";
 import type { Ceilings, Gpu } from "../src/gpu/index.ts";
 import type { BenchCase, MemoryFigures } from "./case.ts";
-import { inTurn, rounded, rowOf } from "./rounds.ts";
+import { calibrated, inTurn, rounded, rowOf, runsOf } from "./rounds.ts";
 
 export interface BenchRow extends Partial<MemoryFigures> {
   name: string;
@@ -25,11 +26,13 @@ export interface BenchRow extends Partial<MemoryFigures> {
   ofAllowed?: number;
 }
 
-/** Times one case: two warm-up runs, then at least `minSamples` timed ones. */
+/** What a sample lasts at least, of runs that a case only records. */
+const SAMPLE_MS = 10;
+
+/** Times one case: a warm-up, then at least `minSamples` samples. */
 export async function measure(gpu: Gpu, body: BenchCase, { minSamples = 9, maxTime = 2 } = {}): Promise<BenchRow> {
-  const once = waited(gpu, body);
-  await once();
-  await once();
+  const runs = await calibrated(gpu, body, SAMPLE_MS);
+  const once = () => runsOf(gpu, body, runs);
   const log = console.log;
   console.log = () => {}; // benny announces every suite on stdout, which belongs to the results
   const summary = await benny.suite(body.name, benny.add(body.name, once, { minSamples, maxTime })).finally(() => {
@@ -40,7 +43,7 @@ export async function measure(gpu: Gpu, body: BenchCase, { minSamples = 9, maxTi
   await body.dispose?.();
   return rowOf(
     body,
-    details.sampleResults.map((seconds) => 1e3 * seconds),
+    details.sampleResults.map((seconds) => (1e3 * seconds) / runs),
   );
 }
 
@@ -51,12 +54,17 @@ export async function measure(gpu: Gpu, body: BenchCase, { minSamples = 9, maxTi
 export async function measureInTurn(gpu: Gpu, bodies: readonly BenchCase[]): Promise<BenchRow[]> {
   const memory: (MemoryFigures | undefined)[] = [];
   for (const body of bodies) memory.push(await body.memory?.());
+  const runs: number[] = [];
+  for (const [i, body] of bodies.entries()) runs.push(memory[i] ? 1 : await calibrated(gpu, body, SAMPLE_MS));
   const times = await inTurn(
-    bodies.map((body) => waited(gpu, body)),
-    { rounds: bodies[0]?.rounds ?? 9, warmup: memory[0] ? 0 : 2 },
+    bodies.map((body, i) => () => runsOf(gpu, body, runs[i] ?? 1)),
+    { rounds: bodies[0]?.rounds ?? 9, warmup: 0 },
   );
   for (const body of bodies) await body.dispose?.();
-  return bodies.map((body, i) => withMemory(rowOf(body, times[i] ?? []), memory[i]));
+  return bodies.map((body, i) => {
+    const each = (times[i] ?? []).map((ms) => ms / (runs[i] ?? 1));
+    return withMemory(rowOf(body, each), memory[i]);
+  });
 }
 
 function withMemory(row: BenchRow, memory: MemoryFigures | undefined): BenchRow {
@@ -67,13 +75,6 @@ function withMemory(row: BenchRow, memory: MemoryFigures | undefined): BenchRow 
     ...memory,
     ofPredicted: rounded(peakBytes / predictedBytes),
     ofAllowed: rounded(peakBytes / allowedBytes),
-  };
-}
-
-function waited(gpu: Gpu, body: BenchCase): () => Promise<void> {
-  return async () => {
-    await body.run();
-    await gpu.settle();
   };
 }
 

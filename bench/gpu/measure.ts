@@ -5,12 +5,9 @@
  */
 import { type Gpu, hasTimestamps, Profile } from "../../src/gpu/index.ts";
 import type { BenchCase } from "../case.ts";
-import { rounded, rowOf, spreadOf } from "../rounds.ts";
+import { calibrated, rounded, rowOf, runsOf, spreadOf } from "../rounds.ts";
 import type { Plan } from "./plan.ts";
 import type { GpuRow } from "./results.ts";
-
-/** Runs in a round, at most. */
-const MOST = 512;
 
 interface Timed {
   body: BenchCase;
@@ -30,10 +27,10 @@ export async function measureOnGpu(
 ): Promise<GpuRow[]> {
   try {
     const timed: Timed[] = [];
-    for (const body of bodies) timed.push(await calibrated(gpu, body, round));
+    for (const body of bodies) timed.push(await prepared(gpu, body, round));
     for (let i = 0; i < rounds && (i < 1 || Date.now() < until); i++) {
       for (const one of timed) {
-        const { wall, host } = await oneRound(gpu, one.body, one.repeats);
+        const { wall, host } = await runsOf(gpu, one.body, one.repeats);
         one.wall.push(wall / one.repeats);
         one.host.push(host / one.repeats);
       }
@@ -47,29 +44,11 @@ export async function measureOnGpu(
   }
 }
 
-/** Compiles and warms up, and finds how many runs a round needs to last `round` milliseconds. */
-async function calibrated(gpu: Gpu, body: BenchCase, round: number): Promise<Timed> {
-  await oneRound(gpu, body, 1);
+async function prepared(gpu: Gpu, body: BenchCase, round: number): Promise<Timed> {
+  const repeats = await calibrated(gpu, body, round);
   gpu.counters.dispatches = 0;
-  let { wall } = await oneRound(gpu, body, 1);
-  const dispatches = gpu.counters.dispatches;
-  let repeats = 1;
-  while (wall < round && repeats < MOST) {
-    repeats = Math.min(MOST, repeats * 4);
-    ({ wall } = await oneRound(gpu, body, repeats));
-  }
-  return { body, repeats, wall: [], host: [], dispatches };
-}
-
-async function oneRound(gpu: Gpu, body: BenchCase, repeats: number): Promise<{ wall: number; host: number }> {
-  const start = performance.now();
-  for (let i = 0; i < repeats; i++) {
-    const running = body.run();
-    if (running) await running;
-  }
-  const host = performance.now() - start;
-  await gpu.settle();
-  return { wall: performance.now() - start, host };
+  await runsOf(gpu, body, 1);
+  return { body, repeats, wall: [], host: [], dispatches: gpu.counters.dispatches };
 }
 
 /** Milliseconds in which some kernel ran, of one run. */
@@ -79,7 +58,7 @@ async function deviceTime(gpu: Gpu, { body, repeats }: Timed): Promise<number> {
   const profile = new Profile(gpu);
   try {
     profile.start();
-    await oneRound(gpu, body, runs);
+    await runsOf(gpu, body, runs);
     profile.stop();
     return (await profile.report()).kernelMilliseconds / runs;
   } finally {

@@ -98,7 +98,7 @@ describe("a part that", () => {
   });
 
   test("hangs is ended when its time is over", async () => {
-    const end = await endOf("hang", `${row} for (;;) {}`, { due: Date.now() + 1500 });
+    const end = await endOf("hang", `${row} for (;;) {}`, { due: Date.now() + 5000 });
     expect(end.error).toContain("ran past its time");
   });
 
@@ -114,7 +114,7 @@ describe("a part that", () => {
         }
         process.send({ kind: "end" }, () => process.disconnect());
       });`;
-    const { all, heard } = await endOf("resume", lines, { silence: 2000 });
+    const { all, heard } = await endOf("resume", lines, { silence: 6000 });
     expect(all.map(({ error }) => error?.split(" ").slice(0, 4).join(" "))).toEqual([
       "crash: ended early (SIGKILL):",
       "hang: said nothing for",

@@ -8,14 +8,14 @@ import type { AdapterReport, Gpu } from "../gpu/index.ts";
 import { openGpu } from "../gpu/node.ts";
 import { empty, fromHost, readArray } from "../kernels/array.ts";
 import { batchedMatmul, type Layout } from "../kernels/matmul.ts";
-import { type Choice, type ProductSizes, preferred } from "../kernels/matmul-choice.ts";
+import { type ProductSizes, preferred } from "../kernels/matmul-choice.ts";
 import { ableFamilies, type Family } from "../kernels/matmul-families.ts";
 import { Stream } from "../random.ts";
 import { figure, table } from "./format.ts";
 import type { Io } from "./io.ts";
 import type { RawFlags } from "./options.ts";
 import { Output } from "./output.ts";
-import { storeTuned } from "./tuned.ts";
+import { keepUnfinished, type Measured, readUnfinished, storeTuned } from "./tuned.ts";
 
 export interface Product extends ProductSizes {
   layout: Layout;
@@ -30,10 +30,8 @@ export interface Contest {
   dispose(): void;
 }
 
-export interface Outcome {
-  choice: Choice;
-  /** Medians; of the families that were left aside after one run, that run. */
-  milliseconds: Partial<Record<Family, number>>;
+/** `milliseconds`: medians; of the families that were left aside after one run, that run. */
+export interface Outcome extends Measured {
   /** Families that computed something else, and what. */
   wrong: string[];
 }
@@ -212,17 +210,23 @@ export async function tune(raw: RawFlags, io: Io, shapes = tunedShapes()): Promi
   const gpu = await openGpu({ adapter: io.env.PRIORWORK_ADAPTER });
   try {
     out.adapter(gpu.adapter);
-    const outcomes: Outcome[] = [];
+    // One that ended early is gone on with: on a software adapter all shapes take many minutes.
+    const found = new Map(readUnfinished(gpu, io.env).map((one) => [text(one.choice), one]));
+    if (found.size > 0)
+      out.note(`goes on with a tuning that ended early; ${found.size} of ${shapes.length} shapes are there`);
     const bar = out.progress("tuning", shapes.length);
-    for (const product of shapes) {
-      if (io.signal.aborted) throw new InterruptedError("interrupted: nothing was stored. Run it again.");
-      const contest = contestOn(gpu, product);
-      const outcome = await tuneShape(gpu.adapter, product, contest);
-      contest.dispose();
-      for (const line of outcome.wrong) out.warning(`${text(product)}: ${line}; it is left out`);
-      outcomes.push(outcome);
-      bar.update(outcomes.length, text(product));
+    for (const [i, product] of shapes.entries()) {
+      if (io.signal.aborted) {
+        const left = found.size > 0 ? `${found.size} of ${shapes.length} shapes are kept` : "nothing was stored";
+        throw new InterruptedError(`interrupted: ${left}. Run it again.`);
+      }
+      if (!found.has(text(product))) {
+        found.set(text(product), await measured(gpu, product, out));
+        keepUnfinished(gpu, io.env, [...found.values()]);
+      }
+      bar.update(i + 1, text(product));
     }
+    const outcomes = shapes.map((product) => found.get(text(product)) as Measured);
     out.end();
     const file = storeTuned(
       gpu,
@@ -242,8 +246,19 @@ export async function tune(raw: RawFlags, io: Io, shapes = tunedShapes()): Promi
   }
 }
 
+async function measured(gpu: Gpu, product: Product, out: Output): Promise<Outcome> {
+  const contest = contestOn(gpu, product);
+  try {
+    const outcome = await tuneShape(gpu.adapter, product, contest);
+    for (const line of outcome.wrong) out.warning(`${text(product)}: ${line}; it is left out`);
+    return outcome;
+  } finally {
+    contest.dispose();
+  }
+}
+
 /** A line a shape: the GFLOP/s of each family that was timed, the chosen one first. */
-function report(outcomes: readonly Outcome[]): string {
+function report(outcomes: readonly Measured[]): string {
   const rows = outcomes.map(({ choice, milliseconds }) => {
     const { layout, G, M, N, K, families } = choice;
     const rate = (family: Family) => figure((2 * G * M * N * K) / (milliseconds[family] ?? Number.NaN) / 1e6);

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { takeUpChoices } from "../../src/cli/run-record.ts";
 import { contestOn, type Product, tune, tunedShapes, tuneShape } from "../../src/cli/tune.ts";
-import { loadTuned, storeTuned, tunedRemark } from "../../src/cli/tuned.ts";
+import { keepUnfinished, loadTuned, readUnfinished, storeTuned, tunedRemark } from "../../src/cli/tuned.ts";
 import { type Choice, choicesInForce, useChoices } from "../../src/kernels/matmul-choice.ts";
 import { ableFamilies, type Family } from "../../src/kernels/matmul-families.ts";
 import { temporaryFolder } from "../data/shared.ts";
@@ -299,7 +299,47 @@ describe("the command", () => {
     }
   });
 
-  test("stores nothing when it is interrupted", async () => {
+  test("interrupted, it keeps the shapes that it has measured, and goes on with the next", async () => {
+    rmSync(cache, { recursive: true, force: true });
+    const { interrupted, io } = world();
+    const stopping = {
+      ...io,
+      stderr: { write: (text: string) => (text.includes("tuning 1/2") ? interrupted.abort() : io.stderr.write(text)) },
+    };
+    await expect(onSharedDevice(stopping, () => tune({}, stopping, shapes))).rejects.toThrow(
+      "interrupted: 1 of 2 shapes are kept. Run it again.",
+    );
+    expect(loadTuned(gpu(), env), "not in force").toEqual({});
+    const [first] = readUnfinished(gpu(), env);
+    expect(first?.choice).toMatchObject(product);
+
+    const again = world();
+    await onSharedDevice(again.io, () => tune({ json: true }, again.io, shapes));
+    expect(again.written.stderr).toMatch(/^note: goes on with a tuning that ended early; 1 of 2 shapes are there$/m);
+    const { choices } = JSON.parse(again.written.stdout);
+    expect(choices).toHaveLength(2);
+    expect(choices[0]).toEqual({ ...first?.choice, milliseconds: first?.milliseconds });
+    expect(readdirSync(cache), "the unfinished file is gone").toHaveLength(1);
+    useChoices(gpu(), undefined);
+  });
+
+  test.each<[string, (text: string) => string]>([
+    ["is cut short", (text) => text.slice(0, 80)],
+    ["is of other shaders", (text) => text.replace(/"shaders": "./, '"shaders": "x')],
+    ["has a time that is none", (text) => text.replace('"register": 3', '"register": "3"')],
+    ["has no times", (text) => text.replace('"milliseconds"', '"times"')],
+  ])("an unfinished file that %s is not gone on with", (_, damage) => {
+    rmSync(cache, { recursive: true, force: true });
+    keepUnfinished(gpu(), env, [{ choice: { ...product, families: ["register"] }, milliseconds: { register: 3 } }]);
+    expect(readUnfinished(gpu(), env)).toHaveLength(1);
+    const [name = ""] = readdirSync(cache);
+    const text = readFileSync(join(cache, name), "utf8");
+    expect(damage(text)).not.toBe(text);
+    writeFileSync(join(cache, name), damage(text));
+    expect(readUnfinished(gpu(), env)).toEqual([]);
+  });
+
+  test("stores nothing when it is interrupted before the first", async () => {
     rmSync(cache, { recursive: true, force: true });
     const { interrupted, io } = world();
     interrupted.abort();

@@ -11,7 +11,7 @@ import { readoutNamed } from "../../src/model/readout.ts";
 import { adam, fit, gaussianPrior, type Likelihood, logPosterior } from "../../src/train/index.ts";
 import { EPS } from "./model.ts";
 import type { Input, Prepared, Task, Work } from "./peer.ts";
-import { kernel } from "./priorwork.ts";
+import { kernel } from "./priorwork-kernel.ts";
 
 type ModelWork = Extract<Work, { layers: number }>;
 

@@ -12,15 +12,13 @@ import {
   layerNormBackward,
   matmul,
   type NdArray,
-  readArray,
   softmax,
   unary,
 } from "../../src/kernels/index.ts";
 import { EPS } from "./model.ts";
 import type { Input, Peer, Prepared, Task, Work } from "./peer.ts";
+import { type Arrays, kernel } from "./priorwork-kernel.ts";
 import { prepareModel } from "./priorwork-model.ts";
-
-type Arrays = Record<string, NdArray>;
 
 export function openPriorwork(gpu: Gpu, version: string): Peer {
   const engine = new Engine(gpu);
@@ -46,39 +44,6 @@ function uploaded(gpu: Gpu, inputs: Record<string, Input>): Arrays {
   for (const [name, { data, shape }] of Object.entries(inputs))
     arrays[name] = fromHost(gpu, Float32Array.from(data), shape);
   return arrays;
-}
-
-/** One run is one scope; its results outlive it until the next run. */
-export function kernel(
-  gpu: Gpu,
-  held: Arrays,
-  body: () => Arrays,
-  readAs: (name: string, data: ArrayLike<number>) => ArrayLike<number> = (_, data) => data,
-): Prepared {
-  let results: Arrays = {};
-  const free = (arrays: Arrays) => {
-    for (const buffer of new Set(Object.values(arrays).map((array) => array.buffer))) gpu.release(buffer);
-  };
-  return {
-    run: async () => {
-      free(results);
-      gpu.scope(() => {
-        results = body();
-        for (const { buffer } of Object.values(results)) gpu.keep(buffer);
-      });
-      await gpu.settle();
-    },
-    read: async (names) => {
-      const read: Record<string, ArrayLike<number>> = {};
-      for (const name of names) read[name] = readAs(name, await readArray(gpu, results[name] as NdArray));
-      return read;
-    },
-    dispose: () => {
-      free(results);
-      free(held);
-      gpu.trim();
-    },
-  };
 }
 
 function body(gpu: Gpu, { work, gradients }: Task, x: Arrays): Arrays {

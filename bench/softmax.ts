@@ -5,12 +5,13 @@
 import type { Gpu } from "../src/gpu/index.ts";
 import { fromHost } from "../src/kernels/array.ts";
 import { crossEntropy, crossEntropyBackward } from "../src/kernels/crossentropy.ts";
-import { logSoftmax, softmax, softmaxBackward } from "../src/kernels/softmax.ts";
+import { logSoftmax, logSoftmaxBackward, softmax, softmaxBackward } from "../src/kernels/softmax.ts";
 import type { BenchCase } from "./case.ts";
 import { memoryBound } from "./elementwise.ts";
 
 const ROWS = [
   [6144, 64],
+  [1024, 384],
   [1024, 1024],
 ] as const;
 
@@ -22,20 +23,15 @@ const CLASSES = [
 export function cases(gpu: Gpu): BenchCase[] {
   const rows = ROWS.flatMap(([n, c]) => {
     const shape = { N: n, C: c };
+    const two = [
+      [n, c],
+      [n, c],
+    ];
     return [
       memoryBound(gpu, "softmax", shape, 2 * n * c, [[n, c]], ([x]) => softmax(gpu, x!)),
       memoryBound(gpu, "logSoftmax", shape, 2 * n * c, [[n, c]], ([x]) => logSoftmax(gpu, x!)),
-      memoryBound(
-        gpu,
-        "softmax.backward",
-        shape,
-        3 * n * c,
-        [
-          [n, c],
-          [n, c],
-        ],
-        ([y, dy]) => softmaxBackward(gpu, y!, dy!),
-      ),
+      memoryBound(gpu, "softmax.backward", shape, 3 * n * c, two, ([y, dy]) => softmaxBackward(gpu, y!, dy!)),
+      memoryBound(gpu, "logSoftmax.backward", shape, 3 * n * c, two, ([y, dy]) => logSoftmaxBackward(gpu, y!, dy!)),
     ];
   });
   const classes = CLASSES.flatMap(([b, k]) => {

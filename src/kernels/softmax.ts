@@ -1,6 +1,6 @@
 /**
  * @file Softmax and log-softmax over the last axis of [N, C], C from 1 to whole vocabularies. Two families: "resident"
- * keeps a row in the registers of one subgroup; "passes" takes any row, and leaves a row's maximum and sum from several
+ * gives a row to one subgroup, which reads and writes it in one dispatch; "passes" takes any row, and leaves a row's maximum and sum from several
  * threads where rows are long (`rowStatistics`, shared with cross-entropy).
  */
 import { type Gpu, grid } from "../gpu/index.ts";
@@ -30,26 +30,43 @@ export function logSoftmaxBackward(gpu: Gpu, y: NdArray, dy: NdArray, family?: S
   return vjp(gpu, y, dy, "logSoftmax", 1, family);
 }
 
-/** vec4s of a row that a lane may hold: 12 take a second to compile for a CPU, once a driver's cache, and 24 would take three. */
+/** vec4s of a row that a lane of a GPU may have in registers. */
 const MOST_HELD = 12;
 
-/** vec4s a lane holds where rows of c are whole subgroups' and few enough; 0 where "passes" has to do it. */
-function held(gpu: Gpu, c: number, family: SoftmaxFamily = familyOf(gpu)): number {
-  const k = c / 4 / gpu.adapter.subgroupSize;
-  return family === "resident" && Number.isInteger(k) && k <= MOST_HELD ? k : 0;
+/**
+ * The same on a CPU, where more are no faster than loops (backward: two arrays and three accesses a vec4), and 12 take over
+ * a second to compile for a fifth of one.
+ */
+const FEW = { forward: 8, backward: 4 };
+
+/** How "resident" goes through rows of c: entry and vec4s a lane; undefined where "passes" has to do it. */
+function residentForm(
+  gpu: Gpu,
+  c: number,
+  entry: "forward" | "backward",
+  family: SoftmaxFamily = familyOf(gpu),
+): { entry: string; K: number } | undefined {
+  const { kind, subgroupSize } = gpu.adapter;
+  const K = c / 4 / subgroupSize;
+  if (family !== "resident" || !Number.isInteger(K)) return undefined;
+  if (kind === "hardware") return K <= MOST_HELD ? { entry, K } : undefined;
+  if (K <= FEW[entry]) return { entry, K };
+  const kept = entry === "forward" ? 4 * c : 0;
+  return kept <= gpu.device.limits.maxComputeWorkgroupStorageSize ? { entry: `${entry}_long`, K } : undefined;
 }
+
+/** Workgroups that are enough for a CPU's cores: each costs as much as 20 vec4s do. */
+const WORKGROUPS = 64;
 
 function resident(
   gpu: Gpu,
   op: string,
-  entry: "forward" | "backward",
+  { entry, K }: { entry: string; K: number },
   bindings: [NdArray, ...NdArray[]],
   logarithm: 0 | 1,
-  K: number,
 ): void {
   const [rows] = bindings[0].shape as [number, number];
-  // Several rows to a workgroup where one costs a thread's start, as long as there are workgroups for many cores.
-  const per = gpu.adapter.kind === "hardware" ? 1 : Math.max(1, Math.min(8, Math.ceil(rows / 64)));
+  const per = gpu.adapter.kind === "hardware" ? 1 : Math.ceil(rows / WORKGROUPS);
   gpu.dispatch({
     op,
     shader: "softmax_rows",
@@ -57,12 +74,12 @@ function resident(
     constants: { logarithm },
     tile: { K, LANES: gpu.adapter.subgroupSize },
     bindings,
-    params: [rows, per],
+    params: [rows, per, K],
     grid: grid(Math.ceil(rows / per)),
   });
 }
 
-/** Measured on lavapipe (bench/NOTES.md): 1.7 times as fast at [1024, 384], 1.4 at [6144, 64]. */
+/** Measured on lavapipe (bench/NOTES.md): 1.5 to 2 times as fast from [6144, 64] to [1024, 1024]. */
 function familyOf(gpu: Gpu): SoftmaxFamily {
   return gpu.adapter.kind === "bundled" ? "passes" : "resident";
 }
@@ -101,9 +118,9 @@ function normalized(gpu: Gpu, x: NdArray, op: string, logarithm: 0 | 1, family?:
   const [rows, c] = x.shape as [number, number];
   const y = empty(gpu, x.shape, "f32", op);
   if (x.size === 0) return y;
-  const k = held(gpu, c, family);
-  if (k > 0) {
-    resident(gpu, op, "forward", [x, y], logarithm, k);
+  const form = residentForm(gpu, c, "forward", family);
+  if (form) {
+    resident(gpu, op, form, [x, y], logarithm);
     return y;
   }
   const { partial, parts } = rowStatistics(gpu, x, op);
@@ -141,9 +158,9 @@ function vjp(gpu: Gpu, y: NdArray, dy: NdArray, op: string, logarithm: 0 | 1, fa
   const [rows, c] = y.shape as [number, number];
   const dx = empty(gpu, y.shape, "f32", `${op}Backward`);
   if (y.size === 0) return dx;
-  const k = held(gpu, c, family);
-  if (k > 0) {
-    resident(gpu, `${op}.backward`, "backward", [y, dy, dx], logarithm, k);
+  const form = residentForm(gpu, c, "backward", family);
+  if (form) {
+    resident(gpu, `${op}.backward`, form, [y, dy, dx], logarithm);
     return dx;
   }
   const parts = partsOf(c);

@@ -27,12 +27,18 @@ const SIZES = [
   [3, 30522],
 ] as const;
 
-/** Rows of whole subgroups of 4 and of 8: one and several vec4s a lane; one row, and more than workgroups of several. */
+/**
+ * Rows of whole subgroups of 4 and of 8: one and several vec4s a lane, as many as a CPU's registers hold, more, and more than
+ * workgroup memory holds; one row, and more than workgroups of several.
+ */
 const WHOLE = [
   [1, 32],
   [5, 64],
   [131, 96],
-  [67, 384],
+  [67, 256],
+  [3, 384],
+  [66, 1024],
+  [2, 8224],
 ] as const;
 
 for (const [name, forward, backward, reference] of [
@@ -50,24 +56,37 @@ for (const [name, forward, backward, reference] of [
       });
       const expected = reference(x, c);
       expectClose(y ?? [], expected, { rtol: 5e-6, atol: name === "softmax" ? 1e-9 : 2.5e-7 });
+      const sums = new Float64Array(n);
+      for (const [i, slope] of dy.entries()) {
+        const row = Math.floor(i / c);
+        sums[row] = (sums[row] ?? 0) + slope * (name === "softmax" ? (expected[i] ?? 0) : 1);
+      }
       const slopes = Float64Array.from(x, (_, i) => {
-        const row = i - (i % c);
-        let sum = 0;
-        for (let j = row; j < row + c; j++) sum += (dy[j] ?? 0) * (name === "softmax" ? (expected[j] ?? 0) : 1);
-        const [value, slope] = [expected[i] ?? 0, dy[i] ?? 0];
+        const [value, slope, sum] = [expected[i] ?? 0, dy[i] ?? 0, sums[Math.floor(i / c)] ?? 0];
         return name === "softmax" ? value * (slope - sum) : slope - Math.exp(value) * sum;
       });
       expectClose(dx ?? [], slopes, { rtol: 2e-5, atol: 5e-6 });
     });
 
-    test("infinities and NaN go where float64 sends them, and stay in their rows", async () => {
+    test("a maximum that comes late in a row is found, however far up", async () => {
       const g = gpu();
-      const [n, c] = [7, 64];
+      const [c, jumps] = [1024, [1, 15, 17, 60, 120, 1e30]];
+      const x = randn(7, jumps.length * c);
+      for (const [row, jump] of jumps.entries()) {
+        for (let i = c / 2; i < c; i += 5) x[row * c + i] = (x[row * c + i] ?? 0) + jump;
+      }
+      const [y] = await run(g, () => [forward(g, fromHost(g, x, [jumps.length, c]), family)]);
+      expectClose(y ?? [], reference(x, c), { rtol: 5e-6, atol: name === "softmax" ? 1e-9 : 2.5e-7 });
+    });
+
+    test.each([64, 1024])("infinities and NaN go where float64 sends them, and stay in their rows of %i", async (c) => {
+      const g = gpu();
+      const n = 7;
       const x = randn(6, n * c);
-      x[c + 63] = Number.NaN;
+      x[2 * c - 1] = Number.NaN;
       x[3 * c] = INF;
       x.fill(-INF, 5 * c, 6 * c);
-      x.fill(-INF, 6 * c, 6 * c + 32);
+      x.fill(-INF, 6 * c, 6 * c + c / 2);
       x[0] = 1e38;
       x[1] = -1e38;
       const [y] = await run(g, () => [forward(g, fromHost(g, x, [n, c]), family)]);

@@ -38,6 +38,11 @@ function report(error: unknown, program: Command, argv: readonly string[], io: I
     io.stderr.write(`${inert(usageMessage(error, program, argv))}\n`);
     return 2;
   }
+  return reportFailure(error, io);
+}
+
+/** One line on stderr for what a command threw, and the exit code. With DEBUG its other lines and its stack. */
+export function reportFailure(error: unknown, io: Pick<Io, "stderr" | "env">): number {
   const known = error instanceof PriorworkError;
   const message = error instanceof Error ? error.message : String(error);
   const [first = "", ...rest] = message.split("\n");

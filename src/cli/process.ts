@@ -1,10 +1,10 @@
 /**
  * @file The real process as a command's world. The first Ctrl-C asks the command to finish its step and save; the second
- * ends at once. A reader that goes away (`| head`) is no failure.
+ * ends at once. A reader that goes away (`| head`) is no failure, and a failure is one line, whatever was under way.
  */
 import { storageError } from "../data/files.ts";
 import type { Io } from "./io.ts";
-import { main } from "./main.ts";
+import { main, reportFailure } from "./main.ts";
 
 export async function run(argv: readonly string[] = process.argv.slice(2)): Promise<void> {
   const interrupted = new AbortController();
@@ -39,7 +39,17 @@ export async function run(argv: readonly string[] = process.argv.slice(2)): Prom
     },
     now: () => performance.now(),
   };
+  // A failure closes the device, and what still waits for it fails after it: that is no news. Without a failure it is.
+  const unawaited: unknown[] = [];
+  let ended = false;
+  const onRejection = (error: unknown) => {
+    if (!ended) unawaited.push(error);
+    else if (!process.exitCode) process.exitCode = reportFailure(error, io);
+  };
+  process.on("unhandledRejection", onRejection);
   process.exitCode = await main(argv, io);
+  ended = true;
+  for (const error of unawaited) onRejection(error);
   process.off("SIGINT", onSignal);
   process.off("SIGTERM", onSignal);
 }

@@ -6,8 +6,9 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { beforeAll, describe, expect, test, vi } from "vitest";
 import { run as runProcess } from "../../src/cli/process.ts";
 import { checkOut, emptyOut } from "../../src/cli/run-folder.ts";
@@ -222,6 +223,49 @@ test.skipIf(!existsSync("/dev/full"))("an answer that cannot be written is exit 
     encoding: "utf8",
   });
   expect([status, stderr]).toEqual([4, "stdout: cannot write: no space left on the disk. Free some and run again.\n"]);
+});
+
+describe("a promise that nobody waits for any more", () => {
+  const source = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url).href);
+  /** A program of its own, in which the first pass of a model is followed by these lines. */
+  const broken = (lines: string) => {
+    const program = at("broken.mjs");
+    writeFileSync(
+      program,
+      `import { Engine } from ${source("autograd/index.ts")};
+       import { run } from ${source("cli/process.ts")};
+       const { step } = Engine.prototype;
+       Engine.prototype.step = function (body) {
+         Engine.prototype.step = step;
+         ${lines}
+       };
+       await run(["evaluate", "--run", ${JSON.stringify(at("run"))}, "--data", ${JSON.stringify(at("train.tsv"))}, "--json"]);`,
+    );
+    const tsx = createRequire(import.meta.url).resolve("tsx");
+    const { status, stderr } = spawnSync(process.execPath, ["--import", pathToFileURL(tsx).href, program], {
+      ...{ encoding: "utf8", env: { ...process.env, DEBUG: "" } },
+    });
+    return {
+      status,
+      lines: stderr
+        .trimEnd()
+        .split("\n")
+        .filter((line) => !/^(adapter|note|evaluating|Warning)/.test(line)),
+    };
+  };
+
+  test("fails with the device that a bug has closed: the bug's line is the only one", () => {
+    // A read is under way, as in a pass that starts one and then goes wrong.
+    const { status, lines } = broken(`this.gpu.settle(); throw new Error("a wrong turn");`);
+    expect(lines).toEqual(["a bug of priorwork: a wrong turn. Please report it with the output of DEBUG=1."]);
+    expect(status).toBe(1);
+  });
+
+  test("fails by itself: one line, and no success", () => {
+    const { status, lines } = broken(`Promise.reject(new Error("left alone")); return step.call(this, body);`);
+    expect(lines).toEqual(["a bug of priorwork: left alone. Please report it with the output of DEBUG=1."]);
+    expect(status).toBe(1);
+  });
 });
 
 test("Ctrl-C is the system's own until there is something to save", async () => {

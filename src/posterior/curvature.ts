@@ -46,8 +46,9 @@ export interface BlockGaussian {
 export interface Curvature {
   readonly size: number;
   /**
-   * The Gaussian of Λ = τ·diag t + sH; without t, [size], of τI + sH. Throws InputError, in the name of `group`, where Λ
-   * is not positive definite: with its smallest eigenvalue; and for a t where the structure cannot take one.
+   * The Gaussian of Λ = τ·diag t + sH; without t, [size], of τI + sH. Throws InputError, in the name of `group`: an H that
+   * is not symmetric (where, by how much) or not finite, a Λ that overflows or is not positive definite (its smallest
+   * eigenvalue), a t where the structure cannot take one.
    */
   gaussian(tau: number, scale: number, group: string, t?: Float64Array): BlockGaussian;
   /** What it is made of, by name: `curvatureOf` makes it again. Matrices row by row. */
@@ -95,8 +96,10 @@ export function fullCurvature(H: Matrix, shape?: LayerShape): Curvature {
     size: P,
     numbers: () => ({ H: Float64Array.from(H.to1DArray()) }),
     gaussian(tau, scale, group, t) {
+      expectSymmetric(H, group);
       const precision = Matrix.mul(H, scale);
       for (let i = 0; i < P; i++) precision.set(i, i, precision.get(i, i) + tau * (t?.[i] ?? 1));
+      if (!(largestOf(precision) < Number.POSITIVE_INFINITY)) throw overflows(group, tau, scale);
       const L = choleskyOf(precision);
       if (!L) throw notPositiveDefinite(group, tau, smallestEigenvalue(precision));
       let logDet = 0;
@@ -127,6 +130,39 @@ export function fullCurvature(H: Matrix, shape?: LayerShape): Curvature {
       };
     },
   };
+}
+
+/** Throws InputError where H is not its own transpose, or has a number that is not finite. */
+function expectSymmetric(H: Matrix, group: string): void {
+  const place = (r: number, c: number) => `row ${r}, column ${c}`;
+  let most = 0;
+  let worst = "";
+  for (let r = 0; r < H.rows; r++) {
+    for (let c = 0; c <= r; c++) {
+      const [a, b] = [H.get(r, c), H.get(c, r)];
+      if (!Number.isFinite(a) || !Number.isFinite(b)) {
+        const [bad, at] = Number.isFinite(a) ? [b, place(c, r)] : [a, place(r, c)];
+        throw new InputError(
+          `laplace: the curvature of ${group} has ${bad} in ${at} (counted from 0; expected finite numbers). Look for it in the gradients.`,
+        );
+      }
+      if (!(Math.abs(a - b) > most)) continue;
+      most = Math.abs(a - b);
+      worst = `${place(r, c)} (counted from 0) has ${a}, ${place(c, r)} has ${b}, which are ${most} apart`;
+    }
+  }
+  if (most === 0) return;
+  throw new InputError(
+    `laplace: the curvature of ${group} is not symmetric: ${worst}. Take (H + Hᵀ)/2 if that is rounding.`,
+  );
+}
+
+/** max |Sᵢⱼ|; NaN where one is. */
+function largestOf(S: Matrix): number {
+  let largest = 0;
+  for (let r = 0; r < S.rows; r++)
+    for (let c = 0; c < S.columns; c++) largest = Math.max(largest, Math.abs(S.get(r, c)));
+  return largest;
 }
 
 /** L with LLᵀ = S, or undefined where S is not positive definite by more than rounding. */
@@ -167,12 +203,15 @@ function solveUpper(L: Matrix, x: Float64Array): Float64Array {
 }
 
 /** Inverse iteration just below the spectrum: a few triangular solves, where all eigenvalues would take minutes. */
-function smallestEigenvalue(S: Matrix): number {
-  const n = S.rows;
-  let largest = 0;
-  for (let r = 0; r < n; r++) for (let c = 0; c < n; c++) largest = Math.max(largest, Math.abs(S.get(r, c)));
+function smallestEigenvalue(precision: Matrix): number {
+  const n = precision.rows;
+  const largest = largestOf(precision);
   if (largest === 0) return 0;
-  for (let shift = 1e-9 * n * largest; Number.isFinite(shift); shift *= 4) {
+  // Of numbers near the smallest that there are, a share would be 0, and a shift by it none: so S has 1 as its largest.
+  const S = new Matrix(n, n);
+  for (let r = 0; r < n; r++) for (let c = 0; c < n; c++) S.set(r, c, precision.get(r, c) / largest);
+  // At n the shifted S is positive definite whatever S is (Gershgorin), so the search ends.
+  for (let shift = 1e-9 * n; ; shift *= 4) {
     const L = choleskyOf(Matrix.add(S, Matrix.eye(n, n, shift)));
     if (!L) continue;
     let v: Float64Array = Float64Array.from({ length: n }, (_, i) => 1 + (i % 7) / 7);
@@ -183,9 +222,8 @@ function smallestEigenvalue(S: Matrix): number {
       v = v.map((x) => x / norm);
       value = rayleigh(S, v);
     }
-    return value;
+    return largest * value;
   }
-  return Number.NaN; // no shift makes numbers that have overflowed positive definite
 }
 
 function rayleigh(S: Matrix, v: Float64Array): number {
@@ -211,8 +249,12 @@ export function diagonalCurvature(h: Float32Array | Float64Array, shape?: LayerS
         for (let i = 0; i < h.length; i++) total += f(i);
         return total;
       };
-      let smallest = Number.POSITIVE_INFINITY;
-      for (let i = 0; i < h.length; i++) smallest = Math.min(smallest, lambda(i));
+      let [smallest, largest] = [Number.POSITIVE_INFINITY, 0];
+      for (let i = 0; i < h.length; i++) {
+        smallest = Math.min(smallest, lambda(i));
+        largest = Math.max(largest, lambda(i));
+      }
+      if (!(largest < Number.POSITIVE_INFINITY)) throw overflows(group, tau, scale);
       if (!(smallest > 0)) throw notPositiveDefinite(group, tau, smallest);
       return {
         logDet: sum((i) => Math.log(lambda(i))),
@@ -282,6 +324,7 @@ function kroneckerOf(byInput: Spectrum, byOutput: Spectrum, shape: LayerShape): 
         ([low, high], value) => [Math.min(low, value), Math.max(high, value)] as [number, number],
         [Number.POSITIVE_INFINITY, 0] as [number, number],
       );
+      if (!(largest < Number.POSITIVE_INFINITY)) throw overflows(group, tau, scale);
       if (!(smallest > roundingOf(m + outputs, largest))) throw notPositiveDefinite(group, tau, smallest);
       return {
         outputs: byOutput.vectors,
@@ -349,6 +392,12 @@ function expectLayer(shape: LayerShape | undefined): LayerShape {
 export function noShapes(group: string): InputError {
   return new InputError(
     `laplace: the prior of ${group} has a precision for every parameter, which Kronecker factors cannot take. Use diagonal.`,
+  );
+}
+
+function overflows(group: string, tau: number, scale: number): InputError {
+  return new InputError(
+    `laplace: the posterior precision of ${group} is not finite (prior precision ${tau}, the likelihood ${scale} times). Take both nearer to 1.`,
   );
 }
 

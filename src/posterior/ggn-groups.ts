@@ -24,7 +24,16 @@ import { expectGroups } from "../train/prior.ts";
 import { diagonalCurvature, kroneckerCurvature, width } from "./curvature.ts";
 import { readSlices } from "./draws.ts";
 import type { Block, Ggn, GgnOptions } from "./ggn.ts";
-import { holdOthers, isSlice, type LinearLayer, type LogitModel, layersOf, slicesOf, watching } from "./layers.ts";
+import {
+  holdOthers,
+  isSlice,
+  type LinearLayer,
+  type LogitModel,
+  layersOf,
+  slicesOf,
+  type UsedLayers,
+  watching,
+} from "./layers.ts";
 import { expectRoom } from "./room.ts";
 
 /** H over the batches; see `ggn`. */
@@ -90,11 +99,15 @@ export interface GroupsPlan {
   bytes: number;
 }
 
-/** Throws InputError: an unknown group, nothing that learns in them, no room. Nothing is allocated. */
+/**
+ * Throws InputError: an unknown group, nothing that learns in them, no room. Nothing is allocated. `used`: the model's
+ * layers, where a forward has told them before.
+ */
 export function planGroups<B>(
   model: LogitModel<B>,
   batch: B,
   { structure, groups, maxBytes }: Pick<GgnOptions, "structure" | "maxBytes"> & { groups: readonly string[] },
+  used?: UsedLayers,
 ): GroupsPlan {
   const { theta } = model;
   expectGroups("laplace", theta, groups);
@@ -102,7 +115,7 @@ export function planGroups<B>(
     (slice) => !theta.isFrozen(slice) && slice.groups.some((group) => groups.includes(group)),
   );
   // A diagonal needs no layers, and so no forward of its own: it takes one pass over the data.
-  const found = structure === "diagonal" ? undefined : layersOf(model, batch);
+  const found = structure === "diagonal" ? undefined : (used ?? layersOf(model, batch));
   const linears = (found?.layers ?? [])
     .filter(({ weight }) => chosen.includes(weight))
     .map((l) =>

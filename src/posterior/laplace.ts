@@ -55,9 +55,9 @@ export interface Laplace {
 }
 
 /**
- * The Gaussian for a prior's precisions. Throws InputError: a temperature that is not above 0, a block whose slices have
- * different precisions or an infinite one, or a prior that is no isotropic Gaussian; a Λ that is not positive definite
- * (which group, its smallest eigenvalue).
+ * The Gaussian for a prior's precisions. Throws InputError: a temperature that is not above 0, the likelihood's also where
+ * its inverse overflows; a block whose slices have different precisions or an infinite one, or a prior that is no
+ * isotropic Gaussian; an H that is not symmetric, a Λ that is not positive definite (which group, its smallest eigenvalue).
  */
 export function laplace(ggn: Ggn, prior: Pick<Prior, "precision" | "density">, options: LaplaceOptions = {}): Laplace {
   const { temperature = 1, likelihoodTemperature = 1, precisions = {}, shapes = [] } = options;
@@ -65,6 +65,11 @@ export function laplace(ggn: Ggn, prior: Pick<Prior, "precision" | "density">, o
     if (!(value > 0 && Number.isFinite(value))) {
       throw new InputError(`laplace: ${name} is ${value} (expected a number above 0). 1 is Bayes' rule.`);
     }
+  }
+  if (!Number.isFinite(1 / likelihoodTemperature)) {
+    throw new InputError(
+      `laplace: likelihoodTemperature is ${likelihoodTemperature} (expected a number whose inverse is one). 1 is Bayes' rule.`,
+    );
   }
   const taus = ggn.blocks.map((block, b) =>
     precisionOf(block, shapes[b] ? { ...prior, density: undefined } : prior, precisions),
@@ -104,7 +109,8 @@ export function expectLaplace<B>(
   options: Pick<GgnOptions, "structure" | "groups" | "maxBytes"> & { linearised?: boolean | undefined },
 ): LaplaceCost {
   const { structure, groups, linearised = false } = options;
-  const { layers, K } = layersOf(model, batch);
+  const used = layersOf(model, batch);
+  const { layers, K } = used;
   const last = layers.at(-1);
   if (!last) throw new Error("laplace: the model has no linear layer");
   if (!groups) {
@@ -114,7 +120,7 @@ export function expectLaplace<B>(
     return { parameters: slices.reduce((sum, { size }) => sum + size, 0), bytes, jacobianBytes: 0, left: [] };
   }
   if (structure === "full") throw new InputError(FULL_GROUPS);
-  const { covered, linears, left, parameters, bytes } = planGroups(model, batch, { ...options, groups });
+  const { covered, linears, left, parameters, bytes } = planGroups(model, batch, { ...options, groups }, used);
   const blocks = structure === "diagonal" ? covered.map((slice) => [slice]) : linears.map(slicesOf);
   for (const slices of blocks) expectProper(slices, prior, structure);
   const sized = blocks.map((slices) => ({ slices, size: slices.reduce((sum, { size }) => sum + size, 0) }));

@@ -49,8 +49,14 @@ export function isSlice(theta: Theta, slice: Slice, array: NdArray): boolean {
   return array.buffer === theta.values.buffer && array.byteOffset === 4 * slice.offset;
 }
 
-/** Every linear layer of θ that the model uses, in order of use, each once; and K. */
-export function layersOf<B>(model: LogitModel<B>, batch: B): { layers: LinearLayer[]; K: number } {
+/** Every linear layer of θ that a model uses, in order of use, each once; and K. */
+export interface UsedLayers {
+  layers: readonly LinearLayer[];
+  K: number;
+}
+
+/** By one forward of the batch. */
+export function layersOf<B>(model: LogitModel<B>, batch: B): UsedLayers {
   const { engine, theta } = model;
   const found = new Map<Slice, LinearLayer>();
   const K = engine.step(() =>

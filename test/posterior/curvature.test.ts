@@ -1,6 +1,7 @@
 /** @file The three structures of a curvature and their Gaussians, against Λ written out in full and inverted (checks 13, 14). */
 import { determinant, inverse, Matrix } from "ml-matrix";
 import { describe, expect, test } from "vitest";
+import { InputError } from "../../src/errors.ts";
 import {
   type BlockGaussian,
   curvatureOf,
@@ -160,6 +161,38 @@ describe("what is refused", () => {
     const A = v.subMatrix(0, 3, 0, 0).mmul(v.subMatrix(0, 3, 0, 0).transpose());
     expect(() => kroneckerCurvature(A, definite(4, 2), SHAPE).gaussian(0, 1, "head")).toThrow(/not positive definite/);
     expect(kroneckerCurvature(A, definite(4, 2), SHAPE).gaussian(0.1, 1, "head").logDet).toBeGreaterThan(-25);
+  });
+
+  test("an H that is not symmetric: the group, the place, by how much", () => {
+    const H = definite(3, P);
+    H.set(5, 2, H.get(5, 2) + 0.25);
+    H.set(7, 0, H.get(7, 0) - 0.5);
+    const [a, b] = [H.get(7, 0), H.get(0, 7)];
+    expect(() => fullCurvature(H).gaussian(1, 1, "layer.3")).toThrow(
+      new InputError(
+        `laplace: the curvature of layer.3 is not symmetric: row 7, column 0 (counted from 0) has ${a}, row 0, column 7 has ${b}, which are ${b - a} apart. Take (H + Hᵀ)/2 if that is rounding.`,
+      ),
+    );
+    // Made again from numbers, too: those of a file.
+    const numbers = { H: Float64Array.from(H.to1DArray()) };
+    expect(() => curvatureOf("full", numbers, SHAPE).gaussian(1, 1, "head")).toThrow(/of head is not symmetric: row 7/);
+    H.set(0, 7, Number.NaN);
+    expect(() => fullCurvature(H).gaussian(1, 1, "head")).toThrow(
+      "laplace: the curvature of head has NaN in row 0, column 7 (counted from 0; expected finite numbers).",
+    );
+  });
+
+  test("numbers near the ends of float64: Λ overflows, or is as small as can be and still has its eigenvalue", () => {
+    const overflow = /precision of head is not finite \(prior precision 1, the likelihood 1e\+300 times\)/;
+    const large = Matrix.mul(rankOne, 1e10);
+    expect(() => fullCurvature(large).gaussian(1, 1e300, "head")).toThrow(overflow);
+    expect(() => diagonalCurvature(Float64Array.of(1, 1e10)).gaussian(1, 1e300, "head")).toThrow(overflow);
+    const [A, G] = [definite(2, 4), definite(4, 2)].map((S) => Matrix.mul(S, 1e5)) as [Matrix, Matrix];
+    expect(() => kroneckerCurvature(A, G, SHAPE).gaussian(1, 1e300, "head")).toThrow(overflow);
+    // Its search for a shift began at 0, and never left it.
+    const indefinite = Matrix.add(rankOne, Matrix.eye(P, P, -2));
+    expect(() => fullCurvature(indefinite).gaussian(0, 1e-318, "head")).toThrow(/smallest eigenvalue -2\.00e-318/);
+    expect(() => fullCurvature(Matrix.mul(rankOne, 0)).gaussian(0, 1, "head")).toThrow(/smallest eigenvalue 0\.00/);
   });
 
   test("what would not fit, with what would: 150 classes take under 100 MB, but not in full", () => {

@@ -308,6 +308,23 @@ describe("the posterior", () => {
       const at = (temperatures: object) => posteriorOf(model, { structure: "full" }, temperatures);
       await expect(at({ temperature: 0 })).rejects.toThrow(/temperature is 0 .expected a number above 0/);
       await expect(at({ likelihoodTemperature: Number.NaN })).rejects.toThrow(/likelihoodTemperature is NaN/);
+      const H1 = await ggn(model, BATCHES, { structure: "full" });
+      const prior = gaussianPrior(model, { encoder: { precision: 1 }, head: { precision: 0.5 } });
+      // A denormal: its inverse is no number, and a search over what it left of Λ had no end.
+      expect(() => laplace(H1, prior, { likelihoodTemperature: 5e-324 })).toThrow(
+        "laplace: likelihoodTemperature is 5e-324 (expected a number whose inverse is one). 1 is Bayes' rule.",
+      );
+      // Of the whole posterior it leaves the mode alone.
+      const coldest = await laplaceDraws(laplace(H1, prior, { temperature: 5e-324 }), { S: 1 }).read(0);
+      expect([...coldest]).toEqual([...H1.center[0]!]);
+      expect(() => laplace(H1, prior, { likelihoodTemperature: 1e-308 })).toThrow(
+        /precision of head is not finite|not positive definite/,
+      );
+      expect(laplace(H1, prior, { likelihoodTemperature: 1e308 }).gaussians[0]?.logDet).toBeCloseTo(
+        P * Math.log(0.5),
+        12,
+      );
+      prior.dispose();
     });
   });
 
@@ -352,6 +369,18 @@ test("what would be refused after a pass is refused from one forward: memory, a 
     const tau = new Map(HEAD.map((key) => [key, new Float32Array(model.theta.layout.parameter(key).size).fill(0.5)]));
     const diagonal = diagonalPrior(model, proper, tau);
     expect(() => expectLaplace(model, diagonal, first, full)).not.toThrow();
+    let forwards = 0;
+    const counted = {
+      ...model,
+      logits(batch: PackedBatch) {
+        forwards++;
+        return model.logits(batch);
+      },
+    };
+    const groups = ["encoder", "head"];
+    for (const structure of ["diagonal", "kronecker"] as const)
+      expectLaplace(counted, prior, first, { structure, groups, linearised: true });
+    expect(forwards).toBe(2);
     for (const made of [prior, flat, shaped, diagonal]) made.dispose();
   });
 });

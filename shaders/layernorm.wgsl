@@ -10,29 +10,13 @@ const LANES = 4u;     // 1
 const SHARE = 1.0;    // 0.25: V's lanes among the four that `total` adds
 // --- end
 
-// width: V in a row; block: rows whose dγ a thread adds; digits: 0, 1, 2, 3
-struct P { rows: u32, width: u32, eps: f32, block: u32, digits: vec4u }
+struct P { rows: u32, width: u32, eps: f32, block: u32 }  // width: V in a row; block: rows whose dγ a thread adds
 var<immediate> p: P;
-
-override ALIKE = false;  // for Mesa's CPU driver; rows of up to 1,024 V
 
 const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
 
 /// The sum of the lanes. vec4f(v) leaves a vec4 alone and repeats a scalar four times.
 fn total(v: V) -> f32 { let w = vec4f(v); return ((w.x + w.y) + (w.z + w.w)) * SHARE; }
-
-// γ and β are read at one place by all lanes. Mesa's compiler for CPUs makes such a load once, a tenth of the work, where it
-// knows the place to be alike in all lanes. It believes that of immediates at any index (Vulkan says that it must be) and of what
-// is computed from them, but not of a loop's counter. So the counter's digits, in base 4, are looked up there.
-fn digit(i: u32) -> u32 {
-  if (!ALIKE) { return i; }
-  return p.digits[i & 3u];
-}
-/// i, below 256.
-fn alike(i: u32) -> u32 {
-  if (!ALIKE) { return i; }
-  return digit(i) + 4u * digit(i >> 2u) + 16u * digit(i >> 4u) + 64u * digit(i >> 6u);
-}
 
 struct Moments { mean: V, m2: V }  // of each lane's stream: mean, Σ(x − mean)²
 
@@ -65,15 +49,9 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
   var m = Moments();
   for (var i = 0u; i < LIMIT; i++) { if (i >= p.width) { break; } m = welford(m, x[base + i], 1.0 / f32(i + 1u)); }
   let s = join(m);
-  for (var four = 0u; four < LIMIT; four++) {
-    if (4u * four >= p.width) { break; }
-    let first = 4u * alike(four);
-    for (var i = 0u; i < LIMIT; i++) {
-      if (i >= min(4u, p.width - 4u * four)) { break; }
-      let at = base + 4u * four + i;
-      let c = first + digit(i);
-      y[at] = gamma[c] * ((x[at] - V(s.x)) * s.y) + beta[c];
-    }
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= p.width) { break; }
+    y[base + i] = gamma[i] * ((x[base + i] - V(s.x)) * s.y) + beta[i];
   }
   stats[row] = s;
 }
@@ -95,15 +73,9 @@ fn forward_residual(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) 
     m = welford(m, v, 1.0 / f32(i + 1u));
   }
   let s = join(m);
-  for (var four = 0u; four < LIMIT; four++) {
-    if (4u * four >= p.width) { break; }
-    let first = 4u * alike(four);
-    for (var i = 0u; i < LIMIT; i++) {
-      if (i >= min(4u, p.width - 4u * four)) { break; }
-      let at = base + 4u * four + i;
-      let c = first + digit(i);
-      y[at] = gamma[c] * ((sum[at] - V(s.x)) * s.y) + beta[c];
-    }
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= p.width) { break; }
+    y[base + i] = gamma[i] * ((sum[base + i] - V(s.x)) * s.y) + beta[i];
   }
   stats[row] = s;
 }

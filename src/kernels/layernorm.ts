@@ -5,12 +5,11 @@
  */
 import { f32, type Gpu, grid, type Tile, type View } from "../gpu/index.ts";
 import { empty, expectShape, type Into, type NdArray, target } from "./array.ts";
-import { columnSum, finishColumns, rowBlock } from "./colsum.ts";
+import { finishColumns, rowBlock } from "./colsum.ts";
 
 /**
- * Of the backward: "subgroup" finds dx, dgamma and dbeta in one pass, "plain" in two, everywhere. Of the forward: with
- * "subgroup" the places of gamma and beta are written for Mesa's CPU driver, up to `ALIKE_WIDTH`. A wish of tests and benches:
- * what cannot run is run as the plain one.
+ * "subgroup" has the lanes of one subgroup side by side along a row, and finds dx, dgamma and dbeta in one pass; "plain" gives a
+ * row to a thread, and takes two. A wish of tests and benches: what cannot run is run as the plain one.
  */
 export type LayerNormFamily = "subgroup" | "plain";
 
@@ -23,11 +22,8 @@ export interface LayerNormResult {
 /** Rows a workgroup takes, one a thread. */
 const ROWS = 32;
 
-/** The most vectors in a row whose places `alike` of layernorm.wgsl can tell. */
-const ALIKE_WIDTH = 1024;
-
-/** What `alike` looks up. Every entry point is given them: a pass refuses a dispatch some of whose words were never set. */
-const DIGITS = [0, 1, 2, 3] as const;
+/** Workgroups of the subgroup family: enough for a CPU's cores; each costs as much as 20 vectors do. */
+const WORKGROUPS = 64;
 
 /** y = gamma ⊙ (x − mean)·rstd + beta, row by row, with the biased variance. */
 export function layerNorm(
@@ -41,7 +37,7 @@ export function layerNorm(
   expectRows("layerNorm", x, { gamma, beta });
   const y = empty(gpu, x.shape, "f32", "layerNorm");
   const stats = empty(gpu, [x.shape[0] as number, 2], "f32", "layerNorm");
-  launch(gpu, "layerNorm.forward", "forward", x, [x, gamma, beta, y, stats], { eps, family });
+  forward(gpu, "layerNorm.forward", "forward", x, [x, gamma, beta, y, stats], eps, family);
   return { y, stats };
 }
 
@@ -64,7 +60,7 @@ export function addLayerNorm(
   const stats = empty(gpu, [x.shape[0] as number, 2], "f32", "addLayerNorm");
   const sum = empty(gpu, x.shape, "f32", "addLayerNorm");
   const bindings = [x, gamma, beta, y, stats, residual, sum];
-  launch(gpu, "addLayerNorm.forward", "forward_residual", x, bindings, { eps, family });
+  forward(gpu, "addLayerNorm.forward", "forward_residual", x, bindings, eps, family);
   return { y, stats, sum };
 }
 
@@ -90,21 +86,22 @@ export function layerNormBackward(
   const dgamma = target(gpu, op, [c], into.gamma);
   const dbeta = target(gpu, op, [c], into.beta);
   const { width, tile } = layout(c);
-  const size = gpu.adapter.subgroupSize;
-  if (family === "subgroup" && size > 0) {
-    const blocks = Math.ceil(rows / size);
-    const sums = [dgamma, dbeta].map((into) => ({ array: empty(gpu, [blocks, c], "f32", op), into }));
+  if (family === "subgroup" && fits(gpu, c, 1)) {
+    const size = gpu.adapter.subgroupSize;
+    const per = Math.max(1, Math.ceil(rows / size / WORKGROUPS));
+    const workgroups = Math.ceil(rows / size / per);
+    const sums = [dgamma, dbeta].map((into) => ({ array: empty(gpu, [workgroups, c], "f32", op), into }));
     gpu.dispatch({
       op,
       shader: "layernorm_subgroup",
       entry: "backward",
-      tile: { ...tile, SIZE: size },
+      tile: { ...tile, SIZE: size, WIDTH: width },
       bindings: [dy, x, stats, gamma, dx, ...sums.map(({ array }) => array)],
-      params: [rows, width, size],
-      grid: grid(blocks),
+      params: [rows, width, size, 0, per],
+      grid: grid(workgroups),
     });
     for (const { array, into } of sums) {
-      columnSum(gpu, array, into);
+      finishColumns(gpu, op, array, into);
       gpu.release(array.buffer);
     }
     return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
@@ -120,7 +117,7 @@ export function layerNormBackward(
     entry: "parameters",
     tile,
     bindings: [dy, x, stats, gammaSums, betaSums],
-    params: [rows, width, 0, block, ...DIGITS],
+    params: [rows, width, 0, block],
     grid: grid(Math.ceil((blocks * width) / 64)),
   });
   // Two dispatches, since the two targets may be slices of one vector: one of them, at its start, would be bound whole.
@@ -131,7 +128,7 @@ export function layerNormBackward(
   return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
 }
 
-/** Measured on lavapipe (bench/NOTES.md): 1.4 and 1.3 times as fast. GPUs load what all lanes share once by themselves. */
+/** Measured on lavapipe (bench/NOTES.md). GPUs load what all lanes share once by themselves, and SwiftShader's lanes are 4. */
 function familyOf(gpu: Gpu): LayerNormFamily {
   return gpu.adapter.kind === "software" ? "subgroup" : "plain";
 }
@@ -143,14 +140,44 @@ function layout(c: number): { width: number; tile: Tile } {
     : { width: c, tile: { V: "f32", LANES: 1, SHARE: "0.25" } };
 }
 
-function launch(
+/** Whether every lane of a subgroup has a column, and `rows` rows of c numbers fit workgroup memory. */
+function fits(gpu: Gpu, c: number, rows: number): boolean {
+  const { subgroupSize } = gpu.adapter;
+  const bytes = 4 * c * rows;
+  return (
+    subgroupSize > 0 && layout(c).width >= subgroupSize && bytes <= gpu.device.limits.maxComputeWorkgroupStorageSize
+  );
+}
+
+function forward(
   gpu: Gpu,
   op: string,
   entry: string,
   x: NdArray,
   bindings: View[],
-  { eps = 0, family = "plain" }: { eps?: number; family?: LayerNormFamily } = {},
+  eps: number,
+  family: LayerNormFamily,
 ): void {
+  const [rows, c] = x.shape as [number, number];
+  if (family === "plain" || !fits(gpu, c, 3)) {
+    launch(gpu, op, entry, x, bindings, eps);
+    return;
+  }
+  const size = gpu.adapter.subgroupSize;
+  const { width, tile } = layout(c);
+  const per = Math.max(1, Math.ceil(rows / WORKGROUPS));
+  gpu.dispatch({
+    op,
+    shader: "layernorm_subgroup",
+    entry,
+    tile: { ...tile, SIZE: size, WIDTH: width },
+    bindings,
+    params: [rows, width, size, f32(eps), per],
+    grid: grid(Math.ceil(rows / per)),
+  });
+}
+
+function launch(gpu: Gpu, op: string, entry: string, x: NdArray, bindings: View[], eps = 0): void {
   const [rows, c] = x.shape as [number, number];
   const { width, tile } = layout(c);
   gpu.dispatch({
@@ -158,9 +185,8 @@ function launch(
     shader: "layernorm",
     entry,
     tile,
-    constants: family === "subgroup" && width <= ALIKE_WIDTH ? { ALIKE: 1 } : {},
     bindings,
-    params: [rows, width, f32(eps), 0, ...DIGITS],
+    params: [rows, width, f32(eps), 0],
     grid: grid(Math.ceil(rows / ROWS)),
   });
 }

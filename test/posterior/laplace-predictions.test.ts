@@ -1,0 +1,160 @@
+/** @file What a Laplace approximation predicts: Gaussian logits, probit and draws, against float64 (checks 13 and 14). */
+import { inverse, Matrix } from "ml-matrix";
+import { describe, expect, test } from "vitest";
+import type { PackedBatch } from "../../src/data/batches.ts";
+import { laplaceDraws, monteCarlo } from "../../src/posterior/laplace.ts";
+import { gaussianLogits, linearised, probit, probitLogits } from "../../src/posterior/linearised.ts";
+import { predict } from "../../src/posterior/posterior.ts";
+import { gpuForTests } from "../kernels/harness.ts";
+import { jacobianOf, softmaxOf } from "./reference.ts";
+import { apart, BATCHES, dense, HEAD, inFloat64, LAYER, netsOn, only, posteriorOf } from "./token-net.ts";
+
+const gpu = gpuForTests();
+const withNet = netsOn(gpu);
+
+describe("predictions", () => {
+  const batch = BATCHES[1] as PackedBatch;
+
+  for (const structure of ["full", "diagonal", "kronecker"] as const) {
+    test(`the last layer's logits are exactly Gaussian: ${structure}`, async () => {
+      await withNet(3, async (model) => {
+        const state = await posteriorOf(model, { structure }, { temperature: 0.8 });
+        const { mean, covariance } = await gaussianLogits(model, state, batch);
+        const { center, functions } = await inFloat64(model, HEAD);
+        const precision = Matrix.add(dense(only(state.ggn)), Matrix.eye(center.length, center.length, 0.5));
+        for (const [row, f] of functions.slice(4).entries()) {
+          const J = jacobianOf(f, center);
+          const expected = J.mmul(inverse(precision)).mmul(J.transpose()).mul(0.8);
+          f(center).forEach((value, k) => {
+            expect(mean[row * 3 + k]).toBeCloseTo(value, 5);
+          });
+          const found = new Matrix(
+            [0, 1, 2].map((k) => [...covariance.subarray((row * 3 + k) * 3, (row * 3 + k + 1) * 3)]),
+          );
+          expect(apart(found, expected)).toBeLessThan(1e-6);
+        }
+      });
+    });
+  }
+
+  for (const structure of ["diagonal", "kronecker"] as const) {
+    test(`groups are linearised, J Λ⁻¹ Jᵀ: ${structure}`, async () => {
+      await withNet(3, async (model) => {
+        const groups = ["encoder", "head"];
+        const state = await posteriorOf(model, { structure, groups }, { temperature: 0.8 });
+        const { mean, covariance } = await gaussianLogits(model, state, batch);
+        const keys = state.ggn.blocks.flatMap(({ slices }) => slices.map(({ key }) => key));
+        const { center, functions } = await inFloat64(model, keys);
+        const covarianceOfTheta = new Matrix(center.length, center.length);
+        let at = 0;
+        for (const [b, block] of state.ggn.blocks.entries()) {
+          const { size } = block.curvature;
+          const precision = Matrix.add(dense(block), Matrix.eye(size, size, state.precisions[b]));
+          covarianceOfTheta.setSubMatrix(inverse(precision), at, at);
+          at += size;
+        }
+        for (const [row, f] of functions.slice(4).entries()) {
+          const J = jacobianOf(f, center);
+          const expected = J.mmul(covarianceOfTheta).mmul(J.transpose()).mul(0.8);
+          f(center).forEach((value, k) => {
+            expect(mean[row * 3 + k]).toBeCloseTo(value, 5);
+          });
+          const found = new Matrix(
+            [0, 1, 2].map((k) => [...covariance.subarray((row * 3 + k) * 3, (row * 3 + k + 1) * 3)]),
+          );
+          expect(apart(found, expected)).toBeLessThan(1e-5);
+        }
+      });
+    });
+  }
+
+  test("two classes: probit is near E σ(z), closer than no averaging at all; draws converge to it", async () => {
+    await withNet(2, async (model) => {
+      const state = await posteriorOf(model, { structure: "full" }, { tau: 0.1 });
+      const { mean, covariance } = await gaussianLogits(model, state, batch);
+      const [byProbit, byDraws] = [
+        await predict(probit(model, state), [batch]),
+        await predict(linearised(model, state, { S: 4000, seed: 1 }), [batch]),
+      ];
+      expect([byProbit.members, byDraws.members]).toEqual([1, 4000]);
+      for (let row = 0; row < 2; row++) {
+        const m = mean[2 * row + 1]! - mean[2 * row]!;
+        const [a, b, , d] = covariance.subarray(4 * row, 4 * row + 4);
+        const v = a! + d! - 2 * b!;
+        let exact = 0;
+        for (let z = -8; z <= 8; z += 0.01) {
+          exact += (0.01 * Math.exp((-z * z) / 2)) / Math.sqrt(2 * Math.PI) / (1 + Math.exp(-m - Math.sqrt(v) * z));
+        }
+        const plugIn = 1 / (1 + Math.exp(-m));
+        const p = (prediction: typeof byProbit) => Math.exp(prediction.logMean[2 * row + 1]!);
+        expect(v).toBeGreaterThan(1);
+        expect(Math.abs(p(byProbit) - exact)).toBeLessThan(0.01);
+        expect(Math.abs(p(byProbit) - exact)).toBeLessThan(0.3 * Math.abs(plugIn - exact));
+        expect(p(byProbit)).toBeCloseTo(1 / (1 + Math.exp(-m / Math.sqrt(1 + (Math.PI / 8) * v))), 6);
+        expect(Math.abs(p(byDraws) - exact)).toBeLessThan((4 * 0.5) / Math.sqrt(4000));
+        expect(byDraws.epistemic[row]).toBeGreaterThan(0.01);
+      }
+    });
+  });
+
+  test("three classes: probit is near the average of draws, and a shift of all logits changes nothing", async () => {
+    await withNet(3, async (model) => {
+      const state = await posteriorOf(model, { structure: "full" }, { tau: 0.2 });
+      const [byProbit, byDraws] = [
+        await predict(probit(model, state), [batch]),
+        await predict(linearised(model, state, { S: 4000, seed: 2 }), [batch]),
+      ];
+      const { mean } = await gaussianLogits(model, state, batch);
+      let plugIn = 0;
+      let shrunk = 0;
+      for (let row = 0; row < 2; row++) {
+        const p = softmaxOf(mean.subarray(3 * row, 3 * row + 3));
+        for (let k = 0; k < 3; k++) {
+          const average = Math.exp(byDraws.logMean[3 * row + k]!);
+          plugIn += Math.abs(p[k]! - average);
+          shrunk += Math.abs(Math.exp(byProbit.logMean[3 * row + k]!) - average);
+        }
+      }
+      expect(shrunk).toBeLessThan(0.5 * plugIn);
+      const logits = await gaussianLogits(model, state, batch);
+      const covariance = logits.covariance.map((c) => c + 50);
+      const shifted = probitLogits({ ...logits, mean: mean.map((f) => f - 3), covariance });
+      for (const [i, f] of probitLogits(logits).entries()) expect(shifted[i]).toBeCloseTo(f, 10);
+    });
+  });
+
+  test("draws of the last layer are the linearisation; θ is left as it was", async () => {
+    await withNet(3, async (model) => {
+      const state = await posteriorOf(model, { structure: "kronecker" });
+      const before = await model.theta.get("w2");
+      const [byTheta, byLogits] = [
+        await predict(monteCarlo(model, state, { S: 800, seed: 3 }), [batch]),
+        await predict(linearised(model, state, { S: 4000, seed: 3 }), [batch]),
+      ];
+      byTheta.logMean.forEach((logp, i) => {
+        // Standard error of a mean of 800 probabilities: at most ½/√800.
+        expect(Math.abs(Math.exp(logp) - Math.exp(byLogits.logMean[i]!))).toBeLessThan((4 * 0.5) / Math.sqrt(800));
+      });
+      byTheta.epistemic.forEach((mi, row) => {
+        expect(Math.abs(mi - byLogits.epistemic[row]!)).toBeLessThan(0.03);
+      });
+      expect(await model.theta.get("w2")).toEqual(before);
+      expect(() => linearised(model, state, { S: 0 })).toThrow(/members: 0/);
+      expect(() => monteCarlo(model, state, { S: 0 })).toThrow(/members: 0/);
+    });
+  });
+
+  test("draws of every group go where they belong, in whatever order the blocks come", async () => {
+    await withNet(2, async (model) => {
+      const state = await posteriorOf(model, { structure: "kronecker", groups: ["head", "layer.0"] }, { tau: 1e12 });
+      const draws = laplaceDraws(state, { S: 1 });
+      expect(draws.slices.map(({ key }) => key)).toEqual([...LAYER, ...HEAD]);
+      const { center } = await inFloat64(model, [...LAYER, ...HEAD]);
+      // At τ = 10¹² a draw is θ̂, to a millionth.
+      (await draws.read(0)).forEach((value, i) => {
+        expect(value).toBeCloseTo(center[i]!, 5);
+      });
+      expect(await draws.read(0)).toEqual(await draws.read(0));
+    });
+  });
+});

@@ -19,8 +19,9 @@ export function divergences(p: readonly (readonly number[])[], logq: ArrayLike<n
   );
 }
 
-export function mean(values: Float64Array): number {
-  return values.reduce((a, b) => a + b, 0) / values.length;
+export function mean(values: Iterable<number>): number {
+  const all = Array.from(values);
+  return all.reduce((a, b) => a + b, 0) / all.length;
 }
 
 /** Mean of a − b over the sentences, and its standard error: what makes a sentence hard for both cancels. */

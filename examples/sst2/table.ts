@@ -5,6 +5,7 @@
  *   npx tsx examples/sst2/table.ts RESULTS.jsonl
  */
 import { readFileSync } from "node:fs";
+import { mean } from "../divergence.ts";
 
 const METRICS = ["accuracy", "nll", "ece", "eceFloor", "brier", "oodEpistemic", "oodTotal", "distance"] as const;
 type Line = { n: number; seed: number; tau: number | "inf" | "fisher"; reading: string; members: number } & Partial<
@@ -35,15 +36,15 @@ for (const n of [...new Set(lines.map((line) => line.n))].sort((a, b) => a - b))
         seeds.flatMap((s) => s[metric] ?? []),
         digits,
       );
-    const mean = (metric: (typeof METRICS)[number]) => average(seeds.flatMap((s) => s[metric] ?? []));
+    const meanOf = (metric: (typeof METRICS)[number]) => mean(seeds.flatMap((s) => s[metric] ?? []));
     const base = (seed: number) => lines.find((l) => l.n === n && l.seed === seed && l.tau === BASE[n] && l.reading === "point"); // biome-ignore format: one search
     const less = (metric: "accuracy" | "nll") =>
-      signed(average(seeds.map((s) => (s[metric] ?? Number.NaN) - (base(s.seed)?.[metric] ?? Number.NaN))));
+      signed(mean(seeds.map((s) => (s[metric] ?? Number.NaN) - (base(s.seed)?.[metric] ?? Number.NaN))));
     const members = seeds[0]?.members ?? 1;
-    const epistemic = members > 1 ? mean("oodEpistemic").toFixed(2) : "–";
-    const distance = seeds[0]?.distance === undefined ? "" : mean("distance").toFixed(3);
+    const epistemic = members > 1 ? meanOf("oodEpistemic").toFixed(2) : "–";
+    const distance = seeds[0]?.distance === undefined ? "" : meanOf("distance").toFixed(3);
     console.log(
-      `| ${name} | ${members} | ${seeds.length} | ${over("accuracy")} | ${over("nll")} | ${less("accuracy")}, ${less("nll")} | ${over("ece")} (${mean("eceFloor").toFixed(3)}) | ${epistemic}, ${mean("oodTotal").toFixed(2)} | ${distance} |`,
+      `| ${name} | ${members} | ${seeds.length} | ${over("accuracy")} | ${over("nll")} | ${less("accuracy")}, ${less("nll")} | ${over("ece")} (${meanOf("eceFloor").toFixed(3)}) | ${epistemic}, ${meanOf("oodTotal").toFixed(2)} | ${distance} |`,
     );
   }
 }
@@ -85,13 +86,9 @@ function signed(value: number): string {
     .replace("-", "−");
 }
 
-function average(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
 function spread(values: readonly number[], digits: number): string {
-  const mean = average(values);
-  if (values.length < 2) return mean.toFixed(digits);
-  const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1);
-  return `${mean.toFixed(digits)} ± ${Math.sqrt(variance).toFixed(digits)}`;
+  const middle = mean(values);
+  if (values.length < 2) return middle.toFixed(digits);
+  const variance = values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1);
+  return `${middle.toFixed(digits)} ± ${Math.sqrt(variance).toFixed(digits)}`;
 }

@@ -6,16 +6,8 @@
 import { packBatch, packBatches } from "../data/batches.ts";
 import { count } from "../data/tables.ts";
 import { InterruptedError } from "../errors.ts";
-import {
-  expectLaplace,
-  type Ggn,
-  ggn,
-  type Laplace,
-  laplace,
-  laplaceDraws,
-  megabytes,
-  priorShapes,
-} from "../posterior/index.ts";
+import { expectLaplace, type Ggn, ggn, type Laplace, laplace, laplaceDraws, priorShapes } from "../posterior/index.ts";
+import { bytesText } from "../train/index.ts";
 import { writeGaussian } from "./gaussian-folder.ts";
 import { type LaplaceFlags, predictiveOf } from "./method-options.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
@@ -38,9 +30,9 @@ export function checkLaplace(
   const one = packBatch(data.slice(0, 1));
   const cost = expectLaplace(model, target.prior, one, { structure, groups, maxBytes, linearised });
   const { parameters, bytes, jacobianBytes, left } = cost;
-  const jacobian = jacobianBytes > 0 ? `, and ${megabytes(jacobianBytes)} for the Jacobian of a text` : "";
+  const jacobian = jacobianBytes > 0 ? `, and ${bytesText(jacobianBytes)} for the Jacobian of a text` : "";
   const of = groups?.join(", ") ?? "the last layer";
-  out.note(`laplace: ${structure} over ${parameters.toLocaleString("en")} parameters of ${of}: ${megabytes(bytes)}${jacobian}`); // biome-ignore format: one sentence
+  out.note(`laplace: ${structure} over ${parameters.toLocaleString("en")} parameters of ${of}: ${bytesText(bytes)}${jacobian}`); // biome-ignore format: one sentence
   if (left.length > 0)
     out.note(`laplace: ${count(left.length, "tensor")} of ${of}, of no linear layer, stay at the mode`);
 }

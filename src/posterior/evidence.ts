@@ -48,9 +48,9 @@ export function evidenceGradient({ precision, size, squaredDistance, traceInvers
   return 0.5 * (size / precision - squaredDistance - traceInverse);
 }
 
-/** γ = d − τ tr Λ⁻¹: how many of a group's d parameters the data determine. */
+/** γ = d − τ tr Λ⁻¹ ≥ 0: how many of a group's d parameters the data determine. */
 export function effectiveParameters({ precision, size, traceInverse }: EvidenceGroup): number {
-  return size - precision * traceInverse;
+  return Math.max(0, size - precision * traceInverse); // where they determine none, rounding may leave less
 }
 
 /**
@@ -58,7 +58,7 @@ export function effectiveParameters({ precision, size, traceInverse }: EvidenceG
  * θ̂ is the old τ's: refit it before the next step (`maximiseEvidence`).
  */
 export function nextPrecision(group: EvidenceGroup): number {
-  return Math.max(0, effectiveParameters(group)) / group.squaredDistance;
+  return effectiveParameters(group) / group.squaredDistance;
 }
 
 export interface Evidence {

@@ -67,9 +67,17 @@ export { combine, type Predictive } from "./predictive.ts";
 export { klToPrior, type PriorStrength, priorStrength } from "./prior-strength.ts";
 export { rankOneDraws, rankOneMembers } from "./rank-one.ts";
 export { auroc, oodAuroc, type Selective, type SelectivePoint, selective } from "./ranking.ts";
-export { megabytes } from "./room.ts";
-export { type Cycle, cycleOf, cyclical, type LangevinSettings, type SghmcSettings, sghmc, sgld } from "./samplers.ts";
-export { Swag, type SwagOptions, swag, swagVectors } from "./swag.ts";
+export {
+  type Cycle,
+  cycleOf,
+  cycleShares,
+  cyclical,
+  type LangevinSettings,
+  type SghmcSettings,
+  sghmc,
+  sgld,
+} from "./samplers.ts";
+export { Swag, type SwagOptions, swag, swagSteps, swagVectors } from "./swag.ts";
 export {
   fitTemperature,
   type LabelledLogits,
@@ -90,5 +98,12 @@ export {
   traceRows,
   type Watched,
 } from "./trace.ts";
-export { drawsOf, sampledSlices, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "./trajectory.ts";
+export {
+  drawsOf,
+  MOST_STEPS,
+  sampledSlices,
+  type TrajectoryDraw,
+  type TrajectoryOptions,
+  trajectory,
+} from "./trajectory.ts";
 export { featureCosine, LEAST_COSINE, volumeWarning } from "./volume.ts";

@@ -37,7 +37,8 @@ export function klToPrior(group: EvidenceGroup, logDet: number, temperature = 1)
   const { precision: tau, size: d, squaredDistance, traceInverse, logShape = 0 } = group;
   if (!(tau > 0)) throw new RangeError(`klToPrior: a prior of precision ${tau}`);
   const spread = temperature * tau * traceInverse - d - d * Math.log(temperature);
-  return 0.5 * (spread + tau * squaredDistance + logDet - d * Math.log(tau) - logShape);
+  const kl = 0.5 * (spread + tau * squaredDistance + logDet - d * Math.log(tau) - logShape);
+  return Math.max(0, kl); // of nearly equal terms rounding may leave less than 0
 }
 
 /**

@@ -1,6 +1,7 @@
 /** @file Laplace's memory, known before anything is allocated; what does not fit is refused with what would. */
 import type { Slice } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
+import { bytesText } from "../train/vector-room.ts";
 import { type LayerShape, parametersOf, type Structure, width } from "./curvature.ts";
 
 /** Bytes that a structure holds at its largest, factorisation included. */
@@ -26,17 +27,11 @@ export function expectRoom(
   const parameters = layers.reduce((sum, shape) => sum + parametersOf(shape), 0);
   const fitting = (["kronecker", "diagonal"] as const)
     .filter((other) => other !== structure && curvatureBytes(other, layers) <= maxBytes)
-    .map((other) => `${other} (${megabytes(curvatureBytes(other, layers))})`);
+    .map((other) => `${other} (${bytesText(curvatureBytes(other, layers))})`);
   const instead = fitting.length > 0 ? `What fits: ${fitting.join(", ")}` : "Choose fewer groups";
   throw new InputError(
-    `laplace: ${structure} over ${parameters} parameters takes ${megabytes(bytes)} (at most ${megabytes(maxBytes)}). ${instead}; or raise the limit.`,
+    `laplace: ${structure} over ${parameters} parameters takes ${bytesText(bytes)} (at most ${bytesText(maxBytes)}). ${instead}; or raise the limit.`,
   );
-}
-
-/** As people read it: 3.6 MB, 14 MB. */
-export function megabytes(bytes: number): string {
-  const MB = bytes / 1e6;
-  return `${MB < 10 ? MB.toPrecision(2) : Math.round(MB)} MB`;
 }
 
 /**
@@ -51,7 +46,7 @@ export function expectBuffers(
     const bytes = 4 * K * size;
     if (bytes <= most) continue;
     throw new InputError(
-      `laplace: the Jacobian of ${K} logits in ${slices[0]?.key} takes ${megabytes(bytes)} (at most ${megabytes(most)} on this device). Leave its group out.`,
+      `laplace: the Jacobian of ${K} logits in ${slices[0]?.key} takes ${bytesText(bytes)} (at most ${bytesText(most)} on this device). Leave its group out.`,
     );
   }
 }

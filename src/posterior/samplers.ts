@@ -72,9 +72,8 @@ export function cyclical({ length, exploration = 0.8 }: Cycle): {
 }
 
 /**
- * The cycle whose sampling part gives one of `cycles` equal shares of a chain's `draws`, rounded up, one every `thin` steps:
- * so the last cycle may give fewer, and a chain may have its draws in fewer cycles (5 draws in 4 are 2, 2 and 1). The
- * share that explores is `exploration` up to a whole step.
+ * The cycle whose sampling part has room for one of `cycles` equal shares of a chain's `draws`, rounded up, one every
+ * `thin` steps. The share that explores is `exploration` up to a whole step.
  */
 export function cycleOf({
   draws,
@@ -90,6 +89,21 @@ export function cycleOf({
   const sampling = thin * Math.ceil(draws / cycles);
   const length = Math.max(2, sampling, Math.round(sampling / (1 - exploration)));
   return { length, exploration: (length - sampling) / length };
+}
+
+/**
+ * Which steps of a chain, counted from 1, its `draws` come from, one every `thin` of them: the last ones of each of its
+ * `cycles`, the first cycles giving a draw more where they do not come out even (5 draws of 4 are 2, 1, 1 and 1).
+ */
+export function cycleShares(
+  { length }: Pick<Cycle, "length">,
+  { draws, thin, cycles }: { draws: number; thin: number; cycles: number },
+): (step: number) => boolean {
+  return (step) => {
+    const cycle = Math.floor((step - 1) / length);
+    const share = Math.floor(draws / cycles) + (cycle < draws % cycles ? 1 : 0);
+    return (step - 1) % length >= length - thin * share;
+  };
 }
 
 function langevin(

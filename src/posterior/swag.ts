@@ -14,6 +14,7 @@ import type { Optimizer } from "../train/optimizers.ts";
 import { epochsOf, type Source, whole } from "../train/source.ts";
 import { expectVectorRoom, type VectorPlan } from "../train/vector-room.ts";
 import { type Draws, readSlices, trainedSlices, writeSlices } from "./draws.ts";
+import { MOST_STEPS } from "./trajectory.ts";
 
 /** The path is of the objective that the run had: what clips, accumulates, drops, mixes or regularises there does so here. */
 export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "dropout" | "mixout" | "rDrop"> {
@@ -35,6 +36,18 @@ export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "d
   /** Hears the points that were collected. */
   progress?: ((points: number) => void) | undefined;
   warn?: ((line: string) => void) | undefined;
+}
+
+/** Steps of the path. Throws InputError for a number of points or steps out of range. */
+export function swagSteps({ points, every, burnIn = every }: Pick<SwagOptions, "points" | "every" | "burnIn">): number {
+  whole("points", points, 2);
+  whole("every", every, 1);
+  whole("burn-in", burnIn, 0);
+  const steps = burnIn + points * every;
+  if (steps <= MOST_STEPS) return steps;
+  throw new InputError(
+    `SWAG: ${points} points, ${every} steps apart, are ${steps} steps (at most ${MOST_STEPS}). Take fewer, or nearer ones.`,
+  );
 }
 
 /** What walking a path and drawing from it holds at most: the Gaussian and the optimiser's vectors. */
@@ -119,13 +132,10 @@ export async function swag<B = PackedBatch>(
   data: Source<B> | (PackedBatch extends B ? readonly Example[] : never),
   options: SwagOptions,
 ): Promise<Swag> {
-  const { optimizer, points, every, burnIn = every, rank = 10, batch, seed = 0, signal, progress, warn } = options;
-  whole("points", points, 2);
-  whole("every", every, 1);
-  whole("burn-in", burnIn, 0);
+  const { optimizer, every, burnIn = every, rank = 10, batch, seed = 0, signal, progress, warn } = options;
+  const steps = swagSteps(options);
   const { accumulate = 1, clip, dropout, mixout, rDrop } = options;
   const { theta } = target.model;
-  const steps = burnIn + points * every;
   whole("rank", rank, 0);
   expectVectorRoom(theta, swagVectors(options), options.maxBytes);
   const found = new Swag(theta, rank);

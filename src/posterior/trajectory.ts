@@ -30,8 +30,11 @@ export interface TrajectoryOptions {
   batch: number;
   seed?: number | undefined;
   signal?: AbortSignal | undefined;
-  /** True: only these steps of the path give draws (a cycle's sampling part), each of them; `thin` and `burnIn` count those. */
-  samples?: ((step: number) => boolean) | undefined;
+  /**
+   * True: only these steps of a chain's path give draws (a cycle's sampling part), each of them; `thin` and `burnIn` count
+   * those.
+   */
+  samples?: ((step: number, chain: number) => boolean) | undefined;
   warn?: ((line: string) => void) | undefined;
   /** More to keep beside a draw. Asked at each draw, while θ is that draw; `sentenceLogits` makes one. */
   functionals?: (() => Promise<Readonly<Record<string, number>>>) | undefined;
@@ -83,7 +86,7 @@ export async function* trajectory<B = PackedBatch>(
     for (const [chain, share] of shares.entries()) {
       writeSlices(theta, slices, start);
       const [own = 0] = streamKey(seed, "chain", chain);
-      const wanted = (step: number) => samples?.(step) ?? true;
+      const wanted = (step: number) => samples?.(step, chain) ?? true;
       const length = stepsFor(burnIn + thin * share, wanted);
       const due = new Set<number>();
       let after = 0;
@@ -160,11 +163,16 @@ export function drawsOf(slices: readonly Slice[], draws: readonly TrajectoryDraw
   );
 }
 
+/** Steps of a chain, or of SWAG's path, at most: beyond any use, and what is planned step by step still has room. */
+export const MOST_STEPS = 1e7;
+
 function stepsFor(count: number, wanted: (step: number) => boolean): number {
-  for (let step = 1, counted = 0; step <= 1e7; step++) {
+  for (let step = 1, counted = 0; step <= MOST_STEPS; step++) {
     if (wanted(step) && ++counted === count) return step;
   }
-  throw new InputError(`draws: the cycle's sampling part gives none within 10,000,000 steps. Make it longer.`);
+  throw new InputError(
+    `draws: the last one is not within ${MOST_STEPS} steps of its chain. Take fewer, a smaller thin or burn-in, or make the cycle's sampling part longer.`,
+  );
 }
 
 /** ‖θ − μ‖ of each group that the slices belong to, the most particular only. */

@@ -45,4 +45,4 @@ export {
   studentTPrior,
 } from "./shaped-priors.ts";
 export { exampleSource, type PlanOptions, type Source } from "./source.ts";
-export { expectVectorRoom, type VectorPlan, vectorBytes, vectorText } from "./vector-room.ts";
+export { bytesText, expectVectorRoom, type VectorPlan, vectorBytes, vectorText } from "./vector-room.ts";

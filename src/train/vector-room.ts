@@ -34,9 +34,11 @@ export function vectorText(theta: Sized, plan: VectorPlan): string {
 
 /**
  * Throws InputError where the plan and what is in use now would take more than `maxBytes`; it says which rank fits. A
- * step's activations come on top. Without `maxBytes` nothing is refused.
+ * step's activations come on top. Without `maxBytes` nothing is refused; one that is no number from 0 is.
  */
 export function expectVectorRoom(theta: Sized, plan: VectorPlan, maxBytes: number | undefined): void {
+  if (maxBytes !== undefined && !(maxBytes >= 0))
+    throw new InputError(`${plan.what}: at most ${maxBytes} bytes (expected a number from 0).`);
   const inUse = theta.engine.gpu.stats.liveBytes;
   const fits = (rank: number) =>
     inUse + vectorBytes(theta, { ...plan, rank }) <= (maxBytes ?? Number.POSITIVE_INFINITY);
@@ -54,7 +56,8 @@ export function expectVectorRoom(theta: Sized, plan: VectorPlan, maxBytes: numbe
   throw new InputError(`${vectorText(theta, plan)} (at most ${bytesText(maxBytes ?? 0)} in all). ${cure}.`);
 }
 
-function bytesText(bytes: number): string {
+/** As people read it: 3.6 MB, 14 MB, 1.2 GB. */
+export function bytesText(bytes: number): string {
   const [unit, size] = bytes < 1e9 ? ["MB", 1e6] : ["GB", 1e9];
   const value = bytes / size;
   return `${value < 10 ? value.toPrecision(2) : Math.round(value)} ${unit}`;

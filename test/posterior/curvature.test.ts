@@ -201,7 +201,7 @@ describe("what is refused", () => {
     expect(curvatureBytes("diagonal", many)).toBeLessThan(100e6);
     expect(() => expectRoom("kronecker", many, {})).not.toThrow();
     expect(() => expectRoom("full", many, {})).toThrow(
-      "laplace: full over 57750 parameters takes 80042 MB (at most 100 MB). What fits: kronecker (4.6 MB), diagonal (0.23 MB); or raise the limit.",
+      "laplace: full over 57750 parameters takes 80 GB (at most 100 MB). What fits: kronecker (4.6 MB), diagonal (0.23 MB); or raise the limit.",
     );
     expect(() => expectRoom("diagonal", many, { maxBytes: 1e5 })).toThrow(/Choose fewer groups; or raise the limit/);
     const blocks = [{ slices: [{ key: "bert.embeddings.word_embeddings.weight" }], size: 11_720_448 }];

@@ -3,6 +3,7 @@ import { determinant, inverse, Matrix, solve } from "ml-matrix";
 import { describe, expect, test } from "vitest";
 import { Engine } from "../../src/autograd/index.ts";
 import { diagonalCurvature, fullCurvature, kroneckerCurvature, placeOf } from "../../src/posterior/curvature.ts";
+import { effectiveParameters } from "../../src/posterior/evidence.ts";
 import { ggn } from "../../src/posterior/ggn.ts";
 import { type LaplaceOptions, laplace } from "../../src/posterior/laplace.ts";
 import { klToPrior, priorStrength } from "../../src/posterior/prior-strength.ts";
@@ -78,6 +79,14 @@ describe("KL to the prior, against dense normals in float64", () => {
     const nothing = fullCurvature(Matrix.zeros(4, 4)).gaussian(3, 1, "head");
     const group = { group: "head", precision: 3, size: 4, squaredDistance: 0, traceInverse: nothing.traceInverse() };
     expect(Math.abs(klToPrior(group, nothing.logDet))).toBeLessThan(1e-12);
+    // Rounding leaves no less than 0 of either, whatever τ is.
+    for (let i = 1; i < 400; i++) {
+      const tau = i / 37;
+      const { logDet, traceInverse } = fullCurvature(Matrix.zeros(5, 5)).gaussian(tau, 1, "head");
+      const own = { ...group, precision: tau, size: 5, traceInverse: traceInverse() };
+      expect(klToPrior(own, logDet)).toBeGreaterThanOrEqual(0);
+      expect(effectiveParameters(own)).toBeGreaterThanOrEqual(0);
+    }
     expect(() => klToPrior({ ...group, precision: 0 }, 1)).toThrow(RangeError);
   });
 });

@@ -1,7 +1,7 @@
 /** @file Samplers through the trainer and the GPU, against the stationary laws of their recursions on a Gaussian (check 10). */
 import { describe, expect, test } from "vitest";
 import { Engine, Layout, ops, Theta } from "../../src/autograd/index.ts";
-import { cycleOf, cyclical, realNumbers, sghmc, sgld } from "../../src/posterior/samplers.ts";
+import { cycleOf, cycleShares, cyclical, realNumbers, sghmc, sgld } from "../../src/posterior/samplers.ts";
 import { Stream } from "../../src/random.ts";
 import { Trainer } from "../../src/train/fit.ts";
 import { logPosterior } from "../../src/train/objective.ts";
@@ -178,6 +178,25 @@ test("a cycle ends with as many sampling steps as its draws take", () => {
     expect(steps.slice(-expected).every(samples)).toBe(true);
     expect(Math.abs(cycle.length * (1 - exploration) - expected)).toBeLessThan(1.01);
     expect([factor(1), factor(cycle.length + 1)]).toEqual([1, 1]);
+  }
+});
+
+test("draws that do not come out even are of every cycle, the first having one more", () => {
+  for (const [draws, thin, cycles, shares] of [
+    [5, 3, 4, [2, 1, 1, 1]],
+    [2, 3, 2, [1, 1]],
+    [7, 1, 3, [3, 2, 2]],
+    [8, 2, 2, [4, 4]],
+  ] as const) {
+    // Of a chain with one draw more, whose cycles all chains have.
+    const cycle = cycleOf({ draws: draws + 1, thin, cycles, exploration: 0.4 });
+    const counts = cycleShares(cycle, { draws, thin, cycles });
+    const { samples } = cyclical(cycle);
+    for (const [c, share] of shares.entries()) {
+      const steps = Array.from({ length: cycle.length }, (_, i) => c * cycle.length + i + 1);
+      expect(steps.map(counts)).toEqual(steps.map((_, i) => i >= cycle.length - thin * share));
+      expect(steps.filter((step) => counts(step) && !samples(step))).toEqual([]);
+    }
   }
 });
 

@@ -129,6 +129,10 @@ describe("draws", () => {
 test("one point, a rank below 0, no members and a negative temperature are refused; nothing is left behind", async () => {
   const { model, target, end } = start();
   await expect(swag(target, rowSource(DATA), { ...OPTIONS, points: 1 })).rejects.toThrow("points: 1");
+  // Planned step by step, it had no end.
+  await expect(swag(target, rowSource(DATA), { ...OPTIONS, points: 1e6, every: 1e6 })).rejects.toThrow(
+    /^SWAG: 1000000 points, 1000000 steps apart, are \d+ steps \(at most 10000000\)/,
+  );
   await expect(swag(target, rowSource(DATA), { ...OPTIONS, rank: -1 })).rejects.toThrow("rank: -1");
   const found = new Swag(model.theta, 2);
   found.collect();

@@ -1,7 +1,7 @@
 /** @file Chains of a sampler: which steps give draws, what they leave behind, and whether they are of the posterior. */
 import { describe, expect, test } from "vitest";
 import { Engine } from "../../src/autograd/index.ts";
-import { cyclical, sghmc, sgld } from "../../src/posterior/samplers.ts";
+import { cycleShares, cyclical, sghmc, sgld } from "../../src/posterior/samplers.ts";
 import { drawsOf, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "../../src/posterior/trajectory.ts";
 import { logPosterior } from "../../src/train/objective.ts";
 import { gaussianPrior } from "../../src/train/prior.ts";
@@ -102,6 +102,21 @@ describe("a trajectory", () => {
     expect(watched).toBe(6);
   });
 
+  test("each chain's own, where one has a draw fewer: both walk to their last cycle", async () => {
+    const cycle = { length: 4, exploration: 0.5 };
+    const shares = [3, 2];
+    const { draws } = await chains({
+      draws: (chain) => shares[chain] ?? 0,
+      chains: 2,
+      sampler: (seed) => sgld({ lr: 1e-2, N: 32, seed, cycle }),
+      samples: (step, chain) => cycleShares(cycle, { draws: shares[chain] ?? 0, thin: 1, cycles: 2 })(step),
+    });
+    expect(draws.map(({ chain, step }) => [chain, step])).toEqual([
+      ...[3, 4, 8].map((step) => [0, step]),
+      ...[4, 8].map((step) => [1, step]),
+    ]);
+  });
+
   test("ends early when told to, with θ put back", async () => {
     const stop = new AbortController();
     stop.abort();
@@ -113,6 +128,7 @@ describe("a trajectory", () => {
     await expect(chains({ draws: 0 })).rejects.toThrow("draws: 0");
     await expect(chains({ draws: 1, groups: ["nobody"] })).rejects.toThrow("no group is named");
     await expect(chains({ draws: 1, thin: 0 })).rejects.toThrow("thin: 0");
+    await expect(chains({ draws: 1, thin: 1e6, burnIn: 1e7 })).rejects.toThrow(/^draws: the last .* 10000000 steps/);
     const cycle = { length: 4, exploration: 0.9 };
     await expect(chains({ draws: 1, samples: cyclical(cycle).samples })).rejects.toThrow("the cycle's sampling part");
     const model = linearRegression(new Engine(gpu()), 2, 1);

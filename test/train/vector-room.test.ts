@@ -47,6 +47,10 @@ describe("Fisher collection", () => {
     expect(make(3, 7.9)).toThrow(InputError);
     expect(make(3, 7.9)).toThrow(/^Fisher information: 8 vectors of θ's length, 1\.\d MB of device memory, beside 0\.\d+ MB in use \(at most 1\.\d MB in all\)\. A rank of 2 fits \(0\.\d+ MB\): ask for no more\.$/); // biome-ignore format: one sentence
     expect(make(200, 3)).toThrow(/A rank of 0 fits/);
+    for (const maxBytes of [Number.NaN, -1])
+      expect(() => new FisherCollector(scores(model), { rank: 1, maxBytes })).toThrow(
+        `Fisher information: at most ${maxBytes} bytes (expected a number from 0).`,
+      );
     expect(make(0, 1)).toThrow(/No rank fits: take a smaller model, or another adapter/);
     expect(gpu().stats.liveBytes).toBe(before);
     model.dispose();

@@ -2,7 +2,7 @@
  * @file A Laplace approximation in `posterior/` of a run: the Gaussian around model.safetensors itself, for predictives that
  * need its covariance and not draws of it. gaussian.safetensors has the curvature as it was found, block by block (names:
  * BLOCK.PART, posterior/curvature.ts), in float64 where it is small, so that what is read again predicts to the last bit
- * as the run did; gaussian.json says what it is of, with the file's SHA-256, and is written last.
+ * as the run did; gaussian.json says what it is of, with the SHA-256 of that file and of the weights, and is written last.
  */
 import { join } from "node:path";
 import type { Slice, Theta } from "../autograd/index.ts";
@@ -21,6 +21,9 @@ import {
   readSlices,
   type Structure,
 } from "../posterior/index.ts";
+import { LARGEST_PRECISION } from "../train/prior.ts";
+import { LIKELIHOOD_TEMPERATURE, TEMPERATURE } from "./method-options.ts";
+import { WEIGHTS } from "./model-folder.ts";
 import { MEMBERS } from "./options.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
 
@@ -43,17 +46,20 @@ export interface GaussianRecord {
   blocks: { slices: string[]; precision: number }[];
   /** Of gaussian.safetensors. */
   sha256: string;
+  /** Of the model.safetensors that it lies around. */
+  weights: string;
 }
 
 const [RECORD, NUMBERS] = ["gaussian.json", "gaussian.safetensors"];
 const place = (run: string, name: string) => join(run, "posterior", name);
 
-/** Writes the state in place of whatever posterior the run had. */
+/** Writes the state in place of whatever posterior the run had. `weights`: the SHA-256 that model.safetensors will have. */
 export function writeGaussian(
   run: string,
   { ggn, temperature, likelihoodTemperature, precisions, shapes }: Laplace,
-  how: Pick<GaussianRecord, "predictive" | "draws" | "seed">,
+  how: Pick<GaussianRecord, "predictive" | "draws" | "seed" | "weights">,
 ): void {
+  const { weights, ...settings } = how;
   new PosteriorWriter(run, []); // removes what an earlier attempt has left
   const tensors = ggn.blocks.flatMap(({ curvature }, b): (TensorToWrite | WideTensor)[] => {
     const t = shapes[b];
@@ -64,13 +70,14 @@ export function writeGaussian(
   });
   writeFileAtomic(place(run, NUMBERS), safetensorsPieces(tensors));
   const record: GaussianRecord = {
-    ...{ format: 1, method: "laplace", ...how, structure: ggn.structure, lastLayer: ggn.lastLayer },
+    ...{ format: 1, method: "laplace", ...settings, structure: ggn.structure, lastLayer: ggn.lastLayer },
     ...{ temperature, likelihoodTemperature, n: ggn.n },
     blocks: ggn.blocks.map(({ slices }, b) => ({
       slices: slices.map(({ key }) => key),
       precision: precisions[b] as number,
     })),
     sha256: sha256File(place(run, NUMBERS)),
+    weights,
   };
   writeFileAtomic(place(run, RECORD), `${JSON.stringify(record, null, 2)}\n`);
 }
@@ -85,15 +92,29 @@ export function readGaussianRecord(run: string): GaussianRecord | undefined {
   throw new InputError(`${inert(path)}: ${wrong} is not what priorwork writes. Train again with --overwrite.`);
 }
 
+/** InputError: the run's weights are not those that its Gaussian lies around. */
+export function checkWeights(run: string, { weights }: GaussianRecord): void {
+  const path = join(run, WEIGHTS);
+  if (sha256File(path) === weights) return;
+  throw new InputError(
+    `${inert(path)}: not the θ that the run's Gaussian lies around (its SHA-256 differs from gaussian.json's weights). Restore it, or train again.`,
+  );
+}
+
 function wrongField(record: JsonObject): string | undefined {
   const above = (x: unknown) => typeof x === "number" && Number.isFinite(x) && x > 0;
+  const within =
+    ({ min, max }: { min: number; max: number }) =>
+    (x: unknown) =>
+      above(x) && Number(x) >= min && Number(x) <= max;
+  const hash = (x: unknown) => typeof x === "string" && /^[0-9a-f]{64}$/.test(x);
   const whole = (x: unknown) => Number.isSafeInteger(x) && Number(x) >= 0;
   const isBlock = (x: unknown) =>
     isObject(x) &&
     Array.isArray(x.slices) &&
     (x.slices.length === 1 || x.slices.length === 2) &&
     x.slices.every((key) => typeof key === "string") &&
-    above(x.precision);
+    within({ min: 0, max: LARGEST_PRECISION })(x.precision);
   const kinds: Record<string, (x: unknown) => boolean> = {
     format: (x) => x === 1,
     method: (x) => x === "laplace",
@@ -102,11 +123,12 @@ function wrongField(record: JsonObject): string | undefined {
     seed: whole,
     structure: (x) => x === "full" || x === "diagonal" || x === "kronecker",
     lastLayer: (x) => typeof x === "boolean",
-    temperature: above,
-    likelihoodTemperature: above,
+    temperature: within(TEMPERATURE),
+    likelihoodTemperature: within(LIKELIHOOD_TEMPERATURE),
     n: whole,
     blocks: (x) => Array.isArray(x) && x.length > 0 && x.every(isBlock),
-    sha256: (x) => typeof x === "string",
+    sha256: hash,
+    weights: hash,
   };
   return Object.keys(kinds).find((key) => kinds[key]?.(Object.hasOwn(record, key) ? record[key] : undefined) !== true);
 }
@@ -143,10 +165,6 @@ export async function readGaussian(run: string, record: GaussianRecord, theta: T
       );
       const t = file.tensors.has(`${b}.t`) ? numbersIn(file, `${b}.t`, size) : undefined;
       shapes.push(t && Float64Array.from(t));
-      const { H } = Object.fromEntries(numbers);
-      if (H?.some((value, i) => value !== H[(i % size) * size + Math.floor(i / size)])) {
-        throw new InputError(`${inert(path)}: ${b}.H is not symmetric. Train again.`);
-      }
       const curvature = curvatureOf(structure, Object.fromEntries(numbers), layer);
       return layer ? { slices, curvature, layer } : { slices, curvature };
     });

@@ -10,6 +10,7 @@ import { expectLaplace, type Ggn, ggn, type Laplace, laplace, laplaceDraws, prio
 import { bytesText } from "../train/index.ts";
 import { writeGaussian } from "./gaussian-folder.ts";
 import { type LaplaceFlags, predictiveOf } from "./method-options.ts";
+import { weightsHash } from "./model-folder.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
 import { lookAtDraws } from "./volume.ts";
@@ -48,7 +49,8 @@ export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): 
   const shapes = await priorShapes(curvature, target.prior, model.theta);
   const state = laplace(curvature, target.prior, { temperature, likelihoodTemperature, shapes });
   if (predictive !== "mc") {
-    writeGaussian(options.out, state, { predictive, draws: members, seed });
+    const weights = await weightsHash(model.theta);
+    writeGaussian(options.out, state, { predictive, draws: members, seed, weights });
     return state;
   }
   const draws = laplaceDraws(state, { S: members, seed });

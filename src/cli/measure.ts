@@ -85,7 +85,7 @@ export async function posteriorOfRun(
   asked: number | undefined,
 ): Promise<Posterior> {
   const method = typeof run?.options.method === "string" ? run.options.method : "map";
-  const stored = await storedPosterior(path, model, asked);
+  const stored = await storedPosterior(path, model, { members: asked });
   if (stored) return stored;
   if (KEEPS_MEMBERS.includes(method)) {
     throw new InputError(

@@ -90,6 +90,11 @@ export interface MethodOptions {
   sweep: number[] | undefined;
 }
 
+/** Of the whole posterior; 0 is the mode alone. */
+export const TEMPERATURE = { min: 0, max: 1e9 };
+/** Of the likelihood alone. Its inverse multiplies a curvature: far below, their product is no number. */
+export const LIKELIHOOD_TEMPERATURE = { min: 1e-9, max: 1e9 };
+
 /** Key → flag and the methods that read it. */
 const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
   sample: ["--sample", ["sgld", "sghmc"]],
@@ -153,10 +158,9 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
     numberValue(flag, value(key, otherwise), { min: 0, above: true, max, example: otherwise });
   const whole = (key: string, flag: string, otherwise: string, min: number, max: number) =>
     wholeValue(flag, value(key, otherwise), { min, max, example: otherwise });
-  const temperature = numberValue("--temperature", value("temperature", "1"), { min: 0, max: 1e9, example: "1" });
-  // Its inverse multiplies a curvature: far below, their product is no number.
+  const temperature = numberValue("--temperature", value("temperature", "1"), { ...TEMPERATURE, example: "1" });
   const likelihoodTemperature = numberValue("--likelihood-temperature", value("likelihoodTemperature", "1"), {
-    ...{ min: 1e-9, max: 1e9, example: "1" },
+    ...{ ...LIKELIHOOD_TEMPERATURE, example: "1" },
   });
   if (method === "laplace" && temperature === 0)
     refuse("--temperature", value("temperature", ""), "leaves the mode alone (expected a number > 0)", "Give, say, 1.");
@@ -206,7 +210,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
         : value("temperatureSweep", "")
             .split(",")
             .map((text) =>
-              numberValue("--temperature-sweep", text.trim(), { min: 0, above: true, max: 1e9, example: "0.1,1,10" }),
+              numberValue("--temperature-sweep", text.trim(), { ...TEMPERATURE, above: true, example: "0.1,1,10" }),
             ),
     laplace:
       method === "laplace"

@@ -3,7 +3,9 @@
  * linear head it is a BertForSequenceClassification that `transformers` opens unchanged; with any other readout or head
  * it says `BertModel` and keeps the head under names of its own, so that it never loads and answers differently.
  */
+import { createHash } from "node:crypto";
 import { join } from "node:path";
+import type { Theta } from "../autograd/index.ts";
 import { fileExists, readBytes, writeFileAtomic } from "../data/files.ts";
 import type { JsonObject } from "../data/json.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
@@ -12,6 +14,7 @@ import { exportTensors } from "../model/load.ts";
 import type { BertForPreTraining } from "../model/pretraining.ts";
 import { safetensorsPieces, type TensorToWrite } from "../model/safetensors.ts";
 
+export const WEIGHTS = "model.safetensors";
 const TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];
 const LARGEST_TOKENIZER_FILE = 64 * 2 ** 20;
 
@@ -51,12 +54,23 @@ export async function writeModelFolder(
   config: JsonObject,
   tokenizerFrom: string,
 ): Promise<void> {
-  const tensors: TensorToWrite[] = [];
-  for await (const { name, shape, data } of exportTensors(model.theta))
-    tensors.push({ name, dtype: "F32", shape, data });
-  writeFileAtomic(join(out, "model.safetensors"), safetensorsPieces(tensors));
+  writeFileAtomic(join(out, WEIGHTS), await weightsOf(model.theta));
   copyTokenizer(tokenizerFrom, out);
   writeFileAtomic(join(out, "config.json"), serialiseConfig(config));
+}
+
+/** What model.safetensors holds of θ as it is. */
+async function weightsOf(theta: Theta): Promise<Iterable<Uint8Array>> {
+  const tensors: TensorToWrite[] = [];
+  for await (const { name, shape, data } of exportTensors(theta)) tensors.push({ name, dtype: "F32", shape, data });
+  return safetensorsPieces(tensors);
+}
+
+/** SHA-256 of the model.safetensors that `writeModelFolder` would write of θ as it is. */
+export async function weightsHash(theta: Theta): Promise<string> {
+  const hash = createHash("sha256");
+  for (const piece of await weightsOf(theta)) hash.update(piece);
+  return hash.digest("hex");
 }
 
 /** Tokenizer files byte for byte, those that are there. */

@@ -71,7 +71,7 @@ export async function posteriorPhase(context: PhaseContext): Promise<Phase | und
   else if (options.laplace) laplace = await laplacePhase(context, options.laplace);
   else return undefined;
   // As `predict` will find it.
-  const posterior = (await storedPosterior(options.out, model)) ?? pointEstimate(model);
+  const posterior = (await storedPosterior(options.out, model, { unsaved: true })) ?? pointEstimate(model);
   return { posterior, diverged, laplace };
 }
 

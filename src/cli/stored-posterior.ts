@@ -2,17 +2,18 @@
 import { InputError } from "../errors.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
 import { linearised, type Posterior, probit, thetaMembers } from "../posterior/index.ts";
-import { readGaussian, readGaussianRecord } from "./gaussian-folder.ts";
+import { checkWeights, readGaussian, readGaussianRecord } from "./gaussian-folder.ts";
 import { readPosterior, storedDraws } from "./posterior-folder.ts";
 
 /**
- * The run's posterior, or its first `members`; undefined where it keeps none. The model is at the run's mode. InputError:
- * more members than it has, or files that are not what the run wrote.
+ * The run's posterior, or its first `members`; undefined where it keeps none. The model is at the run's mode, and
+ * model.safetensors is there unless the run is `unsaved`. InputError: more members than it has, files that are not what
+ * the run wrote.
  */
 export async function storedPosterior(
   run: string,
   model: BertForSequenceClassification,
-  members?: number,
+  { members, unsaved = false }: { members?: number | undefined; unsaved?: boolean } = {},
 ): Promise<Posterior | undefined> {
   const stored = readPosterior(run);
   if (stored) return thetaMembers(model, storedDraws(run, stored, model.theta, members));
@@ -25,6 +26,7 @@ export async function storedPosterior(
       `--members ${members}: more than the run predicts with (${held}, --predictive ${predictive}). Ask for fewer, or leave the flag out.`,
     );
   }
+  if (!unsaved) checkWeights(run, record);
   const state = await readGaussian(run, record, model.theta);
   return predictive === "probit" ? probit(model, state) : linearised(model, state, { S: members ?? held, seed });
 }

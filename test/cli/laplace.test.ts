@@ -163,13 +163,29 @@ describe("refused with a sentence", () => {
       change(fields);
       await says("no block of full");
     }
-    change({ draws: 2 ** 40 });
-    await says("gaussian.json: draws is not what priorwork writes");
-    change({ blocks: [{ ...own.blocks[0], precision: -5 }] });
-    await says("gaussian.json: blocks is not what priorwork writes");
-    change({ temperature: 0 });
-    await says("gaussian.json: temperature is not what priorwork writes");
+    const broken: [string, unknown[]][] = [
+      ["draws", [2 ** 40]],
+      ["blocks", [-5, 0, 1e31, "1", null].map((precision) => [{ ...own.blocks[0], precision }])],
+      ["temperature", [0, -1, 1e10, "1"]],
+      ["likelihoodTemperature", [0, 1e-10, 1e10, 5e-324]],
+      ["sha256", ["", 1]],
+      ["weights", [undefined, "", own.weights.slice(1)]],
+    ];
+    for (const [field, values] of broken) {
+      for (const value of values) {
+        change({ [field]: value });
+        await says(`gaussian.json: ${field} is not what priorwork writes`);
+      }
+    }
     change({});
+    const weights = at("bad/model.safetensors");
+    const theirs = readFileSync(weights);
+    const others = Buffer.from(theirs);
+    others[others.length - 2]! ^= 1;
+    writeFileSync(weights, others);
+    await says("model.safetensors: not the θ that the run's Gaussian lies around (its SHA-256 differs");
+    writeFileSync(weights, theirs);
+    expect((await evaluate("bad")).code).toBe(0);
     const bytes = readFileSync(numbers);
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(numbers, bytes);

@@ -5,7 +5,7 @@
 import { InputError } from "../errors.ts";
 import { DEFAULT_MEMBER_PRECISION } from "../model/rank-one.ts";
 import type { Method, RawFlags } from "./options.ts";
-import { choiceValue, numberValue, refuse, wholeValue } from "./values.ts";
+import { choiceValue, groupsValue, numberValue, refuse, wholeValue } from "./values.ts";
 
 /** How a sampler walks once θ is trained. */
 export interface SamplerOptions {
@@ -169,7 +169,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
       method === "sgld" || method === "sghmc"
         ? {
             ...cyclesOf(given),
-            groups: groupsOf("--sample", value("sample", "head")),
+            groups: groupsValue("--sample", value("sample", "head")),
             lr: above("sampleLr", "--sample-lr", method === "sghmc" ? "0.005" : "0.02"),
             temperature,
             likelihoodTemperature,
@@ -194,7 +194,9 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
       method === "ensemble"
         ? {
             anchored:
-              given("anchored") === undefined ? undefined : groupsOf("--anchored", value("anchored", "") || "head"),
+              given("anchored") === undefined
+                ? undefined
+                : groupsValue("--anchored", raw.anchored === true ? "head" : value("anchored", "")),
           }
         : undefined,
     rankOne:
@@ -264,17 +266,8 @@ function curvatureFlags(
       : numberValue("--laplace-memory", memory, { min: 0, above: true, max: 1e6, example: "500" });
   return {
     structure: chosen,
-    groups: groups === undefined ? undefined : groupsOf("--laplace-groups", groups),
+    groups: groups === undefined ? undefined : groupsValue("--laplace-groups", groups),
     predictive: predictive === undefined ? undefined : choiceValue("--predictive", predictive, PREDICTIVES),
     maxBytes: MB ? 1e6 * MB : undefined,
   };
-}
-
-function groupsOf(flag: string, text: string): string[] {
-  const groups = text
-    .split(",")
-    .map((group) => group.trim())
-    .filter((group) => group !== "");
-  if (groups.length === 0) refuse(flag, text, "names no group", "Give, say, head.");
-  return groups;
 }

@@ -76,8 +76,27 @@ export function choiceValue<T extends string>(
   return refuse(flag, text, `unknown (expected ${list})`, advice);
 }
 
-/** The groups of parameters that a prior may be attached to; `layer.N` stands for any layer. */
+/** The groups of parameters; `layer.N` stands for any layer. */
 const GROUPS = ["encoder", "embeddings", "pooler", "head"];
+
+/** InputError: no group of any model has this name. */
+function expectGroup(flag: string, text: string, group: string): void {
+  if (GROUPS.includes(group) || /^layer\.(0|[1-9]\d{0,3})$/.test(group)) return;
+  const near = nearest(group, [...GROUPS, "layer.0"]);
+  const hint = near === undefined ? "Name one of them." : `Did you mean ${near}?`;
+  refuse(flag, text, `unknown group ${quote(group)} (expected ${GROUPS.join(", ")} or layer.N)`, hint);
+}
+
+/** `layer.1,head`: names of groups. InputError: an empty or unknown name, a group named twice. */
+export function groupsValue(flag: string, text: string): string[] {
+  const groups = text.split(",").map((group) => group.trim());
+  if (groups.includes("")) refuse(flag, text, "an empty name of a group", `Give, say, ${flag} layer.1,head.`);
+  for (const [i, group] of groups.entries()) {
+    expectGroup(flag, text, group);
+    if (groups.indexOf(group) < i) refuse(flag, text, `group ${quote(group)} stands twice`, "Name it once.");
+  }
+  return groups;
+}
 
 /** Precision of the prior by group: 0 (flat) … Infinity (frozen). */
 export type Precisions = Record<string, number>;
@@ -90,11 +109,7 @@ export function precisionValue(flag: string, text: string): Precisions {
     if (value === undefined || rest.length > 0 || group === "" || value === "") {
       refuse(flag, text, `${quote(part)} is not GROUP=VALUE`, `Give, say, ${flag} encoder=300,head=1.`);
     }
-    if (!GROUPS.includes(group) && !/^layer\.(0|[1-9]\d{0,3})$/.test(group)) {
-      const near = nearest(group, [...GROUPS, "layer.0"]);
-      const hint = near === undefined ? "Name one of them." : `Did you mean ${near}?`;
-      refuse(flag, text, `unknown group ${quote(group)} (expected ${GROUPS.join(", ")} or layer.N)`, hint);
-    }
+    expectGroup(flag, text, group);
     if (Object.hasOwn(precisions, group)) {
       refuse(flag, text, `group ${quote(group)} stands twice`, "Keep one of the values.");
     }

@@ -202,7 +202,7 @@ describe("refused with a sentence", () => {
   const cases: [string, string[], string][] = [
     ["anchors of another method", ["--method", "map", "--anchored"], "--anchored: --method map does not use it"],
     ["a group that is not there", ["--method", "ensemble", "--anchored", "haed"], "Did you mean head?"],
-    ["no group", ["--method", "ensemble", "--anchored", ","], "--anchored ,: names no group"],
+    ["no group", ["--method", "ensemble", "--anchored", ","], "--anchored ,: an empty name of a group"],
     ["a flat prior", ["--method", "ensemble", "--anchored", "--prior-precision", "head=0"], "has a flat prior"],
     [
       "a prior that is no Gaussian",

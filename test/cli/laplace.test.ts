@@ -106,7 +106,22 @@ describe("a run", () => {
 
 describe("refused with a sentence", () => {
   const cases: [string, string[], string][] = [
-    ["an unknown group", ["--laplace-groups", "layer.1,haed"], "Did you mean head?"],
+    [
+      "an unknown group",
+      ["--laplace-groups", "layer.1,haed"],
+      '--laplace-groups layer.1,haed: unknown group "haed" (expected encoder, embeddings, pooler, head or layer.N). Did you mean head?',
+    ],
+    ["a layer that the model has not", ["--laplace-groups", "layer.7"], "no group is named layer.7 (the groups are"],
+    [
+      "a group twice",
+      ["--laplace-groups", "head, head"],
+      '--laplace-groups "head, head": group "head" stands twice. Name it once.',
+    ],
+    ...["", "head,", ",head", "head,,pooler", " "].map((groups): [string, string[], string] => [
+      `an empty name of a group (${groups})`,
+      ["--laplace-groups", groups],
+      "an empty name of a group. Give, say, --laplace-groups layer.1,head.",
+    ]),
     ["a group that is frozen", ["--laplace-groups", "layer.1", "--prior-precision", "encoder=inf"], "nothing learns"],
     [
       "a group without a prior",

@@ -94,6 +94,7 @@ export interface MethodOptions {
 export const TEMPERATURE = { min: 0, max: 1e9 };
 /** Of the likelihood alone. Its inverse multiplies a curvature: far below, their product is no number. */
 export const LIKELIHOOD_TEMPERATURE = { min: 1e-9, max: 1e9 };
+export const CHAINS = { min: 1, max: 64 };
 
 /** Key → flag and the methods that read it. */
 const FLAGS: Readonly<Record<string, readonly [string, readonly Method[]]>> = {
@@ -175,7 +176,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
             likelihoodTemperature,
             burnIn: given("cycles") === undefined ? whole("burnIn", "--burn-in", "500", 0, 1e7) : 0,
             thin: whole("thin", "--thin", "50", 1, 1e6),
-            chains: whole("chains", "--chains", "2", 1, 64),
+            chains: whole("chains", "--chains", "2", CHAINS.min, CHAINS.max),
             friction: above("friction", "--friction", "0.1", 1),
             resample: given("resample") === undefined ? undefined : whole("resample", "--resample", "50", 1, 1e7),
           }

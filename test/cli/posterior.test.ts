@@ -79,9 +79,39 @@ describe("a run of a sampler", () => {
     const again = await evaluate("sgld", "--charts", at("charts"));
     expect([again.code, again.stderr]).toEqual([2, expect.stringContaining(" exists. Add --overwrite")]);
     cpSync(at("sgld"), at("odd"), { recursive: true });
-    writeFileSync(at("odd/posterior/trace.json"), '[{"chain": -1, "draw": 0, "variable": "nll", "value": 1}]');
-    const odd = await evaluate("odd", "--charts", at("charts-odd"));
-    expect([odd.code, odd.stderr]).toEqual([2, expect.stringContaining("trace.json: not a trace (expected chain")]);
+    const row = (fields: object) => ({ chain: 0, draw: 0, variable: "nll", value: 1, ...fields });
+    const broken: [unknown, string][] = [
+      [{}, "not a trace (expected an array of"],
+      [[], "not a trace (expected an array of"],
+      [[row({}), 3], "row 2: not an object"],
+      [[row({ chain: -1 })], "row 1: chain is -1 (expected 0)"],
+      [[row({}), row({ chain: 2 })], "row 2: chain is 2 (expected a whole number from 0 to 1)"],
+      [Array.from({ length: 65 }, (_, chain) => row({ chain })), "row 65: chain is 64 (expected a whole number from 0 to 63)"],
+      ...[undefined, null, -1, 0.5, 1, "0"].map((draw): [unknown, string] => [
+        [row({ draw })],
+        `row 1: draw is ${JSON.stringify(draw)} (expected 0, the next of "nll" in chain 0). Restore it, or train again.`,
+      ]),
+      [[row({}), row({ variable: "d" }), row({})], 'row 3: draw is 0 (expected 1, the next of "nll" in chain 0)'],
+      [[row({ variable: 1 })], "row 1: variable is 1 (expected a name)"],
+      [[row({ variable: "" })], 'row 1: variable is "" (expected a name)'],
+      [[row({ value: null })], "row 1: value is null (expected a finite number)"],
+      [[row({ value: "1" })], 'row 1: value is "1" (expected a finite number)'],
+    ]; // biome-ignore format: a row each
+    for (const [rows, sentence] of broken) {
+      writeFileSync(at("odd/posterior/trace.json"), JSON.stringify(rows));
+      const odd = await evaluate("odd", "--charts", at("charts-odd"));
+      expect([odd.code, odd.stderr]).toEqual([2, expect.stringContaining(`trace.json: ${sentence}`)]);
+      expect(odd.stderr.split("\n")).toHaveLength(2);
+    }
+    for (const [text, sentence] of [
+      ["[", "not a trace"],
+      ['[{"chain":0,"draw":0,"draw":0,"variable":"nll","value":1}]', 'the key "draw" stands twice in one row (line 1)'],
+      ['[{"chain":0,"draw":0,"variable":"nll","value":1e999}]', "row 1: value is null (expected a finite number)"],
+    ] as const) {
+      writeFileSync(at("odd/posterior/trace.json"), text);
+      const odd = await evaluate("odd", "--charts", at("charts-odd"));
+      expect([odd.code, odd.stderr]).toEqual([2, expect.stringContaining(`trace.json: ${sentence}`)]);
+    }
     expect(existsSync(at("charts-odd"))).toBe(false);
   });
 

@@ -139,8 +139,8 @@ export function flagOfMethod(method: string, option?: string): string | undefine
   return NAMED[option === undefined ? method : `${method}.${option}`];
 }
 
-/** All of them; an InputError for a value that is not one, or a flag that the method does not read. */
-export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
+/** All of them, of a run that predicts with `members`; an InputError for a value that is not one, or a flag that the method does not read. */
+export function methodOptions(raw: RawFlags, method: Method, members: number): MethodOptions {
   const given = (key: string) => {
     const value = raw[key];
     // A flag that may stand alone is true then.
@@ -176,7 +176,7 @@ export function methodOptions(raw: RawFlags, method: Method): MethodOptions {
             likelihoodTemperature,
             burnIn: given("cycles") === undefined ? whole("burnIn", "--burn-in", "500", 0, 1e7) : 0,
             thin: whole("thin", "--thin", "50", 1, 1e6),
-            chains: whole("chains", "--chains", "2", CHAINS.min, CHAINS.max),
+            chains: whole("chains", "--chains", String(Math.min(2, members)), CHAINS.min, CHAINS.max),
             friction: above("friction", "--friction", "0.1", 1),
             resample: given("resample") === undefined ? undefined : whole("resample", "--resample", "50", 1, 1e7),
           }

@@ -190,6 +190,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
   const clip = textFlag(raw, "clip");
   const dropout = textFlag(raw, "dropout");
   const dev = textFlag(raw, "dev");
+  const members = membersOption(raw) ?? membersFor(method, raw);
   const options: FinetuneOptions = {
     model,
     train,
@@ -227,8 +228,8 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     ...lengthOptions(raw),
     seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     shuffle: raw.shuffle !== false,
-    members: membersOption(raw) ?? membersFor(method, raw),
-    ...methodOptions(raw, method),
+    members,
+    ...methodOptions(raw, method, members),
     evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
     select,
     out: textFlag(raw, "out") ?? `runs/${stem(train)}-${method}`,
@@ -429,16 +430,19 @@ function contradictions(options: FinetuneOptions, raw: RawFlags): void {
     refuse("--members", String(members), what, "Leave the flag out, or choose one of them.");
   }
   const { cycles, chains = 1 } = options.sampler ?? {};
-  const draws = Math.ceil(members / chains);
-  if (cycles !== undefined && cycles > draws) {
-    const what = `more cycles than draws (found --members ${members}, by ${count(chains, "chain")})`;
-    refuse("--cycles", String(cycles), what, "Take fewer, or give more --members.");
+  const { modes = 1 } = options.swag ?? {};
+  for (const [flag, what, sharing] of [
+    ["--chains", "chains", chains],
+    ["--modes", "modes", modes],
+  ] as const) {
+    if (sharing <= members) continue;
+    const found = `more ${what} than the draws that they share (found --members ${members})`;
+    refuse(flag, String(sharing), found, `Take at most ${members}, or --members ${sharing}.`);
   }
-  // A cycle's share is rounded up, so that the last cycles might have none.
-  const reached = Math.ceil(draws / Math.ceil(draws / (cycles ?? 1)));
-  if (cycles !== undefined && cycles > reached) {
-    const what = `${draws} draws a chain would all come from its first ${count(reached, "cycle")}`;
-    refuse("--cycles", String(cycles), what, `Take ${reached}, or --members ${cycles * Math.ceil(draws / cycles) * chains}.`); // biome-ignore format: one sentence
+  const draws = Math.floor(members / chains);
+  if (cycles !== undefined && cycles > draws) {
+    const what = `more cycles than each chain has draws (found --members ${members}, by ${count(chains, "chain")})`;
+    refuse("--cycles", String(cycles), what, `Take at most ${draws}, or --members ${cycles * chains}.`);
   }
   if (options.laplace?.predictive === "probit" && members > 1) {
     const advice = "Leave the flag out, or choose --predictive linearised.";

@@ -12,7 +12,6 @@ import {
   type Posterior,
   pointEstimate,
   type Swag,
-  sampledSlices,
 } from "../posterior/index.ts";
 import type { LogPosterior } from "../train/index.ts";
 import type { ModeContext } from "./another-mode.ts";
@@ -22,7 +21,7 @@ import type { EvaluateJson } from "./measure.ts";
 import { atTemperature } from "./method-options.ts";
 import type { FinetuneOptions } from "./options.ts";
 import { rankOnePhase } from "./rank-one-phase.ts";
-import { samplingPhase } from "./sampling-phase.ts";
+import { checkSampling, samplingPhase } from "./sampling-phase.ts";
 import type { LoadedClassifier } from "./source.ts";
 import { storedPosterior } from "./stored-posterior.ts";
 import { checkSwagRoom, swagPhase } from "./swag-phase.ts";
@@ -39,7 +38,7 @@ export interface PhaseContext extends ModeContext {
 export function checkPhase(context: Omit<PhaseContext, "reload" | "measure">): void {
   const { target, options } = context;
   const { sampler, swag, ensemble, laplace } = options;
-  if (sampler) sampledSlices(target, sampler.groups);
+  if (sampler) checkSampling(context, sampler);
   if (swag) checkSwagRoom(context, swag);
   if (ensemble?.anchored) anchoredSlices(target, ensemble.anchored);
   if (laplace) checkLaplace(context, laplace);

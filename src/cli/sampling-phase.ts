@@ -8,10 +8,11 @@ import { writeFileAtomic } from "../data/files.ts";
 import { DivergedError, InterruptedError } from "../errors.ts";
 import {
   cycleOf,
-  cyclical,
+  cycleShares,
   type Diagnosis,
   diagnoseChains,
   diagnoseTrace,
+  MOST_STEPS,
   sampledSlices,
   sentenceLogits,
   sghmc,
@@ -26,7 +27,32 @@ import { featuresFit } from "../train/frozen.ts";
 import type { SamplerOptions } from "./method-options.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
+import { refuse } from "./values.ts";
 import { lookAtDraws } from "./volume.ts";
+
+/** The draws of each chain: where they do not come out even the first chains have one more. */
+const sharesOf = (members: number, chains: number) => (chain: number) =>
+  Math.floor(members / chains) + (chain < members % chains ? 1 : 0);
+
+/** The cycle of the chains' step sizes, which has room for the draws of the longest; undefined where they stay. */
+function cycleFor({ cycles, thin, chains, exploration = 0 }: SamplerOptions, members: number) {
+  const draws = sharesOf(members, chains)(0);
+  return cycles === undefined ? undefined : cycleOf({ draws, thin, cycles, exploration });
+}
+
+/** Throws InputError for what the phase would refuse, before anything is trained. */
+export function checkSampling(
+  { target, options: { members } }: Pick<PhaseContext, "target" | "options">,
+  sampler: SamplerOptions,
+): void {
+  sampledSlices(target, sampler.groups);
+  const { thin, burnIn, chains, cycles = 1 } = sampler;
+  const cycle = cycleFor(sampler, members);
+  const steps = cycle ? cycles * cycle.length : burnIn + thin * sharesOf(members, chains)(0);
+  if (steps <= MOST_STEPS) return;
+  const cure = cycle ? "--exploration" : "--burn-in";
+  refuse("--thin", String(thin), `a chain of ${steps} steps (expected at most ${MOST_STEPS})`, `Take a smaller one, a smaller ${cure}, or fewer --members.`); // biome-ignore format: one sentence
+}
 
 /** Chains of the sampler, their draws and their trace, written to the run's posterior. What ended them early, if anything did; thrown where it left none. */
 export async function samplingPhase(
@@ -35,9 +61,9 @@ export async function samplingPhase(
 ): Promise<DivergedError | undefined> {
   const { method, members, seed } = options;
   const { groups, lr, temperature, likelihoodTemperature, burnIn, thin, chains, friction, resample } = sampler;
-  const { cycles, exploration = 0 } = sampler;
-  const perChain = Math.ceil(members / chains);
-  const cycle = cycles === undefined ? undefined : cycleOf({ draws: perChain, thin, cycles, exploration });
+  const { cycles = 1 } = sampler;
+  const sharedOut = sharesOf(members, chains);
+  const cycle = cycleFor(sampler, members);
   const slices = sampledSlices(target, groups);
   const writer = new PosteriorWriter(options.out, slices);
   // p(X|θ)^(1/T)·p(θ) is the posterior of N/T terms with the same mean: the prior weighs T times as much beside each.
@@ -50,18 +76,17 @@ export async function samplingPhase(
   const sentences = sentenceLogits(model, packBatch(data.slice(0, SENTENCES)), { headOnly });
   const bar = out.progress("sampling", members);
   const trace: Watched[] = [];
-  const path = new Path(chains, thin * perChain, batch >= data.length);
+  const path = new Path(chains, thin * sharedOut(0), batch >= data.length);
   let diverged: DivergedError | undefined;
   try {
     for await (const draw of trajectory(tempered, data, {
       sampler: (seed) =>
         method === "sghmc" ? sghmc({ ...settings, friction, resample, seed }) : sgld({ ...settings, seed }),
       groups,
-      // Where they do not come out even the first chains have one more, so that none is without.
-      draws: (chain) => Math.max(1, Math.floor(members / chains) + (chain < members % chains ? 1 : 0)),
+      draws: sharedOut,
       thin,
       burnIn,
-      samples: cycle && cyclical(cycle).samples,
+      samples: cycle && ((step, chain) => cycleShares(cycle, { draws: sharedOut(chain), thin, cycles })(step)),
       chains,
       batch,
       seed,
@@ -70,7 +95,6 @@ export async function samplingPhase(
       watch: (chain, watched) => path.add(chain, watched),
       functionals: () => sentences.read(),
     })) {
-      if (trace.length >= members) break;
       const { values, ...watched } = draw;
       writer.add(values, watched.chain);
       trace.push(watched);
@@ -104,7 +128,7 @@ export async function samplingPhase(
   const judged = trace.length >= LEAST_DRAWS * chains ? diagnostics : ofPath;
   for (const [variable, { rhat, ess }] of Object.entries(judged)) {
     if (rhat === undefined || !(rhat > LARGEST_RHAT)) continue;
-    const cure = cycles === undefined ? "raise --burn-in or --thin" : "take fewer --cycles, or raise --thin";
+    const cure = cycle === undefined ? "raise --burn-in or --thin" : "take fewer --cycles, or raise --thin";
     out.warning(
       `the chains disagree about ${variable} (R-hat ${rhat.toFixed(2)}, worth ${ess.toFixed(0)} independent draws): ${cure}`,
     );

@@ -3,7 +3,15 @@
  * makes are kept; with `--modes M` from M modes, each with its share of the draws (multi-SWAG).
  */
 import { InterruptedError } from "../errors.ts";
-import { readSlices, type SwagOptions, swag, swagVectors, trainedSlices, writeSlices } from "../posterior/index.ts";
+import {
+  readSlices,
+  type SwagOptions,
+  swag,
+  swagSteps,
+  swagVectors,
+  trainedSlices,
+  writeSlices,
+} from "../posterior/index.ts";
 import { streamKey } from "../random.ts";
 import { expectVectorRoom, vectorText } from "../train/index.ts";
 import { anotherMode } from "./another-mode.ts";
@@ -17,11 +25,12 @@ const RESUME = "Run the same command with --resume to draw anew.";
 
 /**
  * Says what device memory the path will take, before anything is trained. Throws InputError where the device is known not to
- * have it.
+ * have it, and for a path that is too long.
  */
 export function checkSwagRoom(context: Omit<PhaseContext, "reload" | "measure">, flags: SwagFlags): void {
   const { model, out } = context;
   const path = pathOptions(context, flags);
+  swagSteps(path);
   expectVectorRoom(model.theta, swagVectors(path), path.maxBytes);
   out.note(vectorText(model.theta, swagVectors(path)));
 }
@@ -75,7 +84,6 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
           throw new InterruptedError(`interrupted (${name}, ${gaussian.points} of ${points} points). ${RESUME}`);
         // The members shared out among the modes, the first ones taking one more where it does not come out even.
         const share = Math.floor(members / modes) + (mode < members % modes ? 1 : 0);
-        if (share === 0) continue;
         const draws = gaussian.draws(share, { seed: streamKey(seed, "swag", mode)[0], temperature });
         for (let s = 0; s < share; s++) writer.add(await draws.read(s), mode);
       } finally {

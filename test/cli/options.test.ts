@@ -39,6 +39,13 @@ describe("defaults", () => {
   });
 
   test("of one flag follow from another", () => {
+    // One draw is of one chain.
+    for (const [members, chains] of [
+      ["1", 1],
+      ["2", 2],
+      ["16", 2],
+    ] as const)
+      expect(options({ method: "sgld", members }).sampler?.chains).toBe(chains);
     expect(options({ select: "best", dev: "d.tsv" }).evaluate).toBe("every");
     expect(options({ method: "dropout" }).members).toBe(16);
     expect(options({ method: "laplace", predictive: "probit" }).members).toBe(1);
@@ -138,10 +145,22 @@ describe("refusals: one line, exit 2", () => {
     [{ method: "sgld", exploration: "0.5" }, /^--exploration 0\.5: a share of a cycle \(found no --cycles\)/],
     [{ method: "sgld", cycles: "2", burnIn: "9" }, /^--burn-in 9: every cycle begins with its exploration/],
     [{ method: "sgld", cycles: "0" }, /^--cycles 0: out of range/],
-    [{ method: "sgld", cycles: "9" }, /^--cycles 9: more cycles than draws \(found --members 16, by 2 chains\)/],
     [
-      { method: "sgld", cycles: "5" },
-      /^--cycles 5: 8 draws a chain would .* first 4 cycles\. Take 4, or --members 20\.$/,
+      { method: "sgld", cycles: "9" },
+      /^--cycles 9: more cycles than each chain has draws \(found --members 16, by 2 chains\)\. Take at most 8, or --members 18\.$/,
+    ],
+    // The second chain has two draws only.
+    [
+      { method: "sgld", cycles: "3", members: "5" },
+      /^--cycles 3: more cycles than .* Take at most 2, or --members 6\.$/,
+    ],
+    [
+      { method: "swag", modes: "2", members: "1" },
+      /^--modes 2: more modes than the draws that they share \(found --members 1\)\. Take at most 1, or --members 2\.$/,
+    ],
+    [
+      { method: "sghmc", chains: "4", members: "3" },
+      /^--chains 4: more chains than the draws that they share \(found --members 3\)\. Take at most 3, or --members 4\.$/,
     ],
     [{ method: "sghmc", cycles: "2", exploration: "1" }, /^--exploration 1: out of range/],
     [{ method: "sgld", resample: "9" }, /^--resample 9: --method sgld does not use it/],

@@ -154,7 +154,7 @@ describe("a run of a sampler", () => {
     const command = finetune("cycles", ...flags).filter((word, i, all) => !/--burn-in/.test(`${word} ${all[i - 1]}`));
     expect((await run(command)).code).toBe(0);
     const { settings, members } = json(at("cycles/posterior/posterior.json"));
-    // Five draws of two chains are three of each, two of a cycle: 2 · 3 steps that sample, after as many that explore.
+    // Five draws of two chains are three and two, at most two of a cycle: 2 · 3 steps that sample, after as many that explore.
     expect(settings).toMatchObject({ cycles: 2, exploration: 0.5, cycle: 12, resample: 3, burnIn: 0, thin: 3 });
     expect(members).toHaveLength(5);
     expect(json(at("cycles/run.json")).options.sampler).toMatchObject({ cycles: 2, exploration: 0.5, resample: 3 });
@@ -317,6 +317,21 @@ describe("refused with a sentence", () => {
     ["friction for SGLD", ["--method", "sgld", "--friction", ".1"], "--friction .1: --method sgld does not use it"],
     ["a group that is not there", ["--method", "sgld", "--sample", "haed"], "Did you mean head?"],
     ["a step of 0", ["--method", "sgld", "--sample-lr", "0"], "--sample-lr 0"],
+    [
+      "a chain without end",
+      ["--method", "sgld", "--members", "4096", "--thin", "1000000"],
+      "--thin 1000000: a chain of 2048000500 steps (expected at most 10000000). Take a smaller one, a smaller --burn-in, or",
+    ],
+    [
+      "a cycle that does little but explore",
+      ["--method", "sgld", "--members", "4", "--cycles", "2", "--exploration", "0.99999999"],
+      "--thin 50: a chain of 9999999950 steps (expected at most 10000000). Take a smaller one, a smaller --exploration, or",
+    ],
+    [
+      "a path without end",
+      ["--method", "swag", "--points", "1000000", "--every", "1000000"],
+      "SWAG: 1000000 points, 1000000 steps apart, are 1000001000000 steps (at most 10000000). Take fewer",
+    ],
     ["a flat prior", ["--method", "sgld", "--prior-precision", "head=0"], "has a flat prior"],
     [
       "Laplace on a flat head",

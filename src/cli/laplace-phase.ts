@@ -9,7 +9,7 @@ import { InterruptedError } from "../errors.ts";
 import { expectLaplace, type Ggn, ggn, type Laplace, laplace, laplaceDraws, priorShapes } from "../posterior/index.ts";
 import { bytesText } from "../train/index.ts";
 import { writeGaussian } from "./gaussian-folder.ts";
-import { type LaplaceFlags, predictiveOf } from "./method-options.ts";
+import type { LaplaceFlags } from "./method-options.ts";
 import { weightsHash } from "./model-folder.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
@@ -27,7 +27,7 @@ export function checkLaplace(
   flags: LaplaceFlags,
 ): void {
   const { structure, groups, maxBytes } = flags;
-  const linearised = predictiveOf(flags) !== "mc";
+  const linearised = flags.predictive !== "mc";
   const one = packBatch(data.slice(0, 1));
   const cost = expectLaplace(model, target.prior, one, { structure, groups, maxBytes, linearised });
   const { parameters, bytes, jacobianBytes, left } = cost;
@@ -41,9 +41,8 @@ export function checkLaplace(
 /** One pass over the training table, then draws or the Gaussian, written to the run's posterior. Gives the Gaussian. */
 export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): Promise<Laplace> {
   const { model, target, data, options, out, found } = context;
-  const { structure, groups, temperature, likelihoodTemperature } = flags;
+  const { structure, groups, predictive, temperature, likelihoodTemperature } = flags;
   const { members, seed } = options;
-  const predictive = predictiveOf(flags);
   const curvature = found?.curvature ?? (await curvatureOf(context, flags));
   if (found) found.curvature = curvature;
   const shapes = await priorShapes(curvature, target.prior, model.theta);

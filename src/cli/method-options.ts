@@ -61,8 +61,7 @@ export interface LaplaceFlags {
   structure: "full" | "diagonal" | "kronecker";
   /** Whose curvature; undefined: the last layer's. */
   groups: string[] | undefined;
-  /** undefined: `predictiveOf` chooses. */
-  predictive: Predictive | undefined;
+  predictive: Predictive;
   /** Most memory for the curvature; undefined: the library's 100 MB. */
   maxBytes: number | undefined;
   /** T of the whole posterior. */
@@ -75,8 +74,8 @@ const PREDICTIVES = ["linearised", "probit", "mc"] as const;
 export type Predictive = (typeof PREDICTIVES)[number];
 
 /** Of the head draws of θ, whose average is the linearised one but for its Monte-Carlo error; of others, whose draws are no networks, the linearisation. */
-export function predictiveOf({ predictive, groups = ["head"] }: LaplaceFlags): Predictive {
-  return predictive ?? (groups.every((group) => group === "head") ? "mc" : "linearised");
+function predictiveFor(groups: readonly string[] = ["head"]): Predictive {
+  return groups.every((group) => group === "head") ? "mc" : "linearised";
 }
 
 export interface MethodOptions {
@@ -265,10 +264,11 @@ function curvatureFlags(
     memory === undefined
       ? undefined
       : numberValue("--laplace-memory", memory, { min: 0, above: true, max: 1e6, example: "500" });
+  const named = groups === undefined ? undefined : groupsValue("--laplace-groups", groups);
   return {
     structure: chosen,
-    groups: groups === undefined ? undefined : groupsValue("--laplace-groups", groups),
-    predictive: predictive === undefined ? undefined : choiceValue("--predictive", predictive, PREDICTIVES),
+    groups: named,
+    predictive: choiceValue("--predictive", predictive ?? predictiveFor(named), PREDICTIVES),
     maxBytes: MB ? 1e6 * MB : undefined,
   };
 }

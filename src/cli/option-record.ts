@@ -14,23 +14,36 @@ export function optionRecord(options: FinetuneOptions): Record<string, unknown> 
   ) as Record<string, unknown>;
 }
 
-/** The flags that differ between a run and the command that would continue it, in one sentence; undefined if none. */
+/** Limits that only refuse: no number depends on them, and a continuation may have others. */
+const LIMITS: readonly string[] = ["--laplace-memory"];
+
+/**
+ * The flags that differ between a run and the command that would continue it, in one sentence; undefined if none. Of another
+ * method's flags nothing is said: they differ because the method does.
+ */
 export function differingFlags(run: Record<string, unknown>, now: Record<string, unknown>): string | undefined {
-  const [before, after] = [run, now].map(flagsOf) as [Map<string, unknown>, Map<string, unknown>];
+  const other = run.method !== now.method;
+  const [before, after] = [run, now].map((record) => flagsOf(record, other)) as [
+    Map<string, unknown>,
+    Map<string, unknown>,
+  ];
   const differing = [...new Set([...before.keys(), ...after.keys()])].filter(
-    (flag) => JSON.stringify(before.get(flag) ?? null) !== JSON.stringify(after.get(flag) ?? null),
+    (flag) =>
+      !LIMITS.includes(flag) && JSON.stringify(before.get(flag) ?? null) !== JSON.stringify(after.get(flag) ?? null),
   );
   if (differing.length === 0) return undefined;
   const shown = (value: unknown) => (value === undefined || value === null ? "nothing" : quote(String(value)));
   return differing.map((flag) => `${flag} was ${shown(before.get(flag))} and is ${shown(after.get(flag))}`).join("; ");
 }
 
-/** A record's values by flag; those of a method lie one deeper. */
-function flagsOf(record: Record<string, unknown>): Map<string, unknown> {
+/** A record's values by flag; those of a method lie one deeper, and may be left out. */
+function flagsOf(record: Record<string, unknown>, withoutMethods: boolean): Map<string, unknown> {
   return new Map(
     Object.entries(record).flatMap(([key, value]): [string, unknown][] =>
       isObject(value)
-        ? Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), of])
+        ? withoutMethods
+          ? []
+          : Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), of])
         : [[flagOfMethod(key) ?? flagOf(key), value]],
     ),
   );

@@ -148,6 +148,28 @@ describe("refused with a sentence", () => {
     expect(existsSync(at("never"))).toBe(false);
   });
 
+  test("--resume with another curvature or another predictive: the flag; another limit of memory is taken", async () => {
+    const own = ["--predictive", "probit", "--structure", "full"];
+    for (const [flags, sentence] of [
+      [
+        ["--predictive", "linearised", "--members", "1", "--structure", "full"],
+        '--predictive was "probit" and is "linearised"',
+      ],
+      [["--predictive", "probit", "--structure", "diagonal"], '--structure was "full" and is "diagonal"'],
+      [
+        ["--predictive", "probit", "--laplace-groups", "head"],
+        '--structure was "full" and is "diagonal"; --laplace-groups was nothing and is "head"',
+      ],
+      [[...own, "--method", "sgld"], "--structure full: --method sgld does not use it"],
+    ] as const) {
+      const { code, stderr } = await run(finetune("full", ...flags, "--resume"));
+      expect([code, stderr]).toEqual([2, expect.stringContaining(sentence)]);
+      expect(stderr.trimEnd().split("\n")).toHaveLength(1);
+    }
+    const { code, stdout } = await run(finetune("full", ...own, "--laplace-memory", "50", "--resume"));
+    expect([code, JSON.parse(stdout).metrics]).toEqual([0, json(at("full/metrics.json"))]);
+  });
+
   test("a Λ that is not positive definite: its group, its smallest eigenvalue, what to do", async () => {
     const { code, stderr } = await run(finetune("singular", "--prior-precision", "head=1e-20"));
     expect(code).toBe(2);

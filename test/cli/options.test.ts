@@ -1,6 +1,5 @@
 /** @file Flags to options: every default, every sentence of refusal, every contradiction. No model, no device. */
 import { describe, expect, test } from "vitest";
-import { predictiveOf } from "../../src/cli/method-options.ts";
 import { differingFlags, optionRecord } from "../../src/cli/option-record.ts";
 import { finetuneOptions, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
 import { precisionText } from "../../src/cli/values.ts";
@@ -51,9 +50,9 @@ describe("defaults", () => {
     expect(options({ method: "laplace", predictive: "probit" }).members).toBe(1);
     const laplace = (raw: RawFlags) => options({ method: "laplace", ...raw }).laplace!;
     expect([laplace({}).structure, laplace({ laplaceGroups: "layer.1,head" }).structure]).toEqual(["full", "diagonal"]);
-    expect(predictiveOf(laplace({}))).toBe("mc");
-    expect(predictiveOf(laplace({ laplaceGroups: "layer.1,head" }))).toBe("linearised");
-    expect(predictiveOf(laplace({ laplaceGroups: "layer.1", predictive: "mc" }))).toBe("mc");
+    expect(laplace({}).predictive).toBe("mc");
+    expect(laplace({ laplaceGroups: "layer.1,head" }).predictive).toBe("linearised");
+    expect(laplace({ laplaceGroups: "layer.1", predictive: "mc" }).predictive).toBe("mc");
     expect(options({ optimizer: "adamw" }).weightDecay).toBe(0.01);
     expect(options({ shuffle: false }).shuffle).toBe(false);
   });
@@ -196,6 +195,15 @@ describe("the same flags to resume", () => {
       differingFlags(record(), record({ resume: true, json: true, out: "elsewhere", recompute: true })),
     ).toBeUndefined();
   });
+  test("so may a limit, and a default that is spelt out", () => {
+    const laplace = (raw: RawFlags) => record({ method: "laplace", ...raw });
+    expect(differingFlags(laplace({ laplaceMemory: "50" }), laplace({}))).toBeUndefined();
+    expect(differingFlags(laplace({}), laplace({ predictive: "mc", structure: "full" }))).toBeUndefined();
+    const groups = { laplaceGroups: "layer.1" };
+    expect(differingFlags(laplace(groups), laplace({ ...groups, predictive: "linearised" }))).toBeUndefined();
+    const sghmc = (raw: RawFlags) => record({ method: "sghmc", cycles: "2", ...raw });
+    expect(differingFlags(sghmc({}), sghmc({ chains: "2", exploration: ".8", thin: "50" }))).toBeUndefined();
+  });
   test("a flag that differs is named with both values", () => {
     expect(differingFlags(record(), record({ lr: "1e-4", shuffle: false }))).toBe(
       '--lr was "0.00005" and is "0.0001"; --no-shuffle was "true" and is "false"',
@@ -209,6 +217,23 @@ describe("the same flags to resume", () => {
       '--sample-lr was "0.005" and is "0.1"; --resample was nothing and is "5"',
     );
     expect(differingFlags(sghmc({ cycles: "2" }), sghmc({ cycles: "4" }))).toBe('--cycles was "2" and is "4"');
+    expect(differingFlags(sghmc({ cycles: "2" }), sghmc({}))).toBe(
+      '--cycles was "2" and is nothing; --exploration was "0.8" and is nothing; --burn-in was "0" and is "500"',
+    );
+    const laplace = (raw: RawFlags) => record({ method: "laplace", ...raw });
+    expect(differingFlags(laplace({}), laplace({ structure: "diagonal", laplaceGroups: "head" }))).toBe(
+      '--structure was "full" and is "diagonal"; --laplace-groups was nothing and is "head"',
+    );
+    expect(differingFlags(laplace({ predictive: "linearised" }), laplace({}))).toBe(
+      '--predictive was "linearised" and is "mc"',
+    );
+    // Of another method only that, and what both have.
+    expect(differingFlags(sghmc({}), laplace({ members: "4", lr: "1e-4" }))).toBe(
+      '--method was "sghmc" and is "laplace"; --lr was "0.00005" and is "0.0001"',
+    );
+    expect(differingFlags(sghmc({}), record({}))).toBe(
+      '--method was "sghmc" and is "map"; --members was "4" and is "1"',
+    );
     expect(differingFlags(record(), record({ dev: "d.tsv" }))).toBe('--dev was nothing and is "d.tsv"');
   });
 });

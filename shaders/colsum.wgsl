@@ -2,7 +2,8 @@
 // in parallel and the order of additions is still the same in every run:
 //   partial  a thread adds the rows of one block, one vec4 wide, four rows a round
 //   finish   a thread adds the blocks' sums, and puts or adds the result where it belongs
-// Few rows need no first stage: `finish` then reads x itself, a row a block.
+// Few rows need no first stage: `finish` then reads x itself, a row a block. On a CPU many columns need none either: `whole`
+// adds the rows of a thread's column block by block, a row a round, which is less code and half the time.
 
 // --- tile
 alias V = vec4f;  // f32 where C is no multiple of 4
@@ -50,4 +51,26 @@ fn finish(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: ve
   }
   if (p.accumulate != 0u) { sum += y[column]; }
   y[column] = sum;
+}
+
+@compute @workgroup_size(32)
+fn whole(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let column = (wid.x + wid.y * groups.x) * 32u + t;
+  if (column >= p.width) { return; }
+  var at = column;
+  var left = p.rows;
+  var total = V();
+  for (var b = 0u; b < LIMIT; b++) {
+    var sum = V();
+    for (var i = 0u; i < LIMIT; i++) {
+      sum += x[at];
+      at += p.width;
+      if (i + 1u >= min(p.block, left)) { break; }
+    }
+    total += sum;
+    if (left <= p.block) { break; }
+    left -= p.block;
+  }
+  if (p.accumulate != 0u) { total += y[column]; }
+  y[column] = total;
 }

@@ -10,6 +10,9 @@ export function rowBlock(rows: number): number {
   return Math.max(32, Math.ceil(rows / 64));
 }
 
+/** Vectors in a row from which on a CPU needs no rows shared out: 8 workgroups. */
+const MANY_COLUMNS = 256;
+
 /** y[c] = Σₙ x[n, c]: x [N, C] → [C]; written into `into`, or added there. */
 export function columnSum(gpu: Gpu, x: NdArray, into?: Into): NdArray {
   expectShape("columnSum", "x", x, "N C");
@@ -19,6 +22,18 @@ export function columnSum(gpu: Gpu, x: NdArray, into?: Into): NdArray {
   const blocks = Math.ceil(rows / block);
   if (blocks <= 1) return finishColumns(gpu, "columnSum", x, goal);
   const { width, tile } = layout(c);
+  if (gpu.adapter.kind === "software" && width >= MANY_COLUMNS) {
+    gpu.dispatch({
+      op: "columnSum",
+      shader: "colsum",
+      entry: "whole",
+      tile,
+      bindings: [x, goal.array],
+      params: [rows, width, block, goal.accumulate ? 1 : 0],
+      grid: grid(Math.ceil(width / 32)),
+    });
+    return goal.array;
+  }
   const sums = empty(gpu, [blocks, c], "f32", "columnSum");
   gpu.dispatch({
     op: "columnSum.partial",

@@ -16,6 +16,9 @@ describe("columnSum", () => {
     [5000, 2],
     [4100, 4],
     [3, 4099],
+    [33, 1028],
+    [95, 4099],
+    [96, 1024],
   ] as const) {
     test(`[${n}, ${c}] agrees with float64, and is the same bits again`, async () => {
       const g = gpu();
@@ -33,17 +36,18 @@ describe("columnSum", () => {
       [3, 5],
       [100, 5],
       [100, 8],
+      [100, 1028],
     ] as const) {
       const x = randn(n, n * c);
       const vectors = await run(g, () =>
         [false, true].map((accumulate) => {
-          const theta = fromHost(g, new Float32Array(192).fill(7));
+          const theta = fromHost(g, new Float32Array(128 + c).fill(7));
           columnSum(g, fromHost(g, x, [n, c]), { array: new NdArray(theta.buffer, 256, [c]), accumulate });
           return theta;
         }),
       );
       for (const [i, start] of [0, 7].entries()) {
-        const expected = new Float64Array(192).fill(7);
+        const expected = new Float64Array(128 + c).fill(7);
         expected.set(
           columnSumReference(x, c).map((v) => v + start),
           64,
@@ -55,7 +59,7 @@ describe("columnSum", () => {
 
   test("what lies beyond the last row of a larger buffer has no influence", async () => {
     const g = gpu();
-    for (const c of [4, 5]) {
+    for (const c of [4, 5, 1028]) {
       const x = new Float32Array(300 * c).fill(Number.NaN);
       x.set(randn(c, 70 * c));
       const [y] = await run(g, () => [columnSum(g, new NdArray(fromHost(g, x).buffer, 0, [70, c]))]);

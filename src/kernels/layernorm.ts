@@ -165,7 +165,8 @@ function forward(
   }
   const size = gpu.adapter.subgroupSize;
   const { width, tile } = layout(c);
-  const per = Math.max(1, Math.ceil(rows / WORKGROUPS));
+  // A workgroup loads gamma and beta for its rows: for a few rows more of them are not worth that.
+  const per = Math.max(8, Math.ceil(rows / WORKGROUPS));
   gpu.dispatch({
     op,
     shader: "layernorm_subgroup",

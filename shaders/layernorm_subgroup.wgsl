@@ -85,9 +85,10 @@ fn finish_row(n: u32, t: u32, m: Moments) {
 
 @compute @workgroup_size(SIZE)
 fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) t: u32) {
+  let first = (wid.x + wid.y * groups.x) * p.per;
+  if (first >= p.rows) { return; }
   load_parameters(t);
   let own = columns(t);
-  let first = (wid.x + wid.y * groups.x) * p.per;
   for (var r = 0u; r < LIMIT; r++) {
     let base = (first + r) * p.width + t;
     var m = Moments();
@@ -108,9 +109,10 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
 
 @compute @workgroup_size(SIZE)
 fn forward_residual(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) t: u32) {
+  let first = (wid.x + wid.y * groups.x) * p.per;
+  if (first >= p.rows) { return; }
   load_parameters(t);
   let own = columns(t);
-  let first = (wid.x + wid.y * groups.x) * p.per;
   for (var r = 0u; r < LIMIT; r++) {
     let base = (first + r) * p.width + t;
     var m = Moments();
@@ -139,6 +141,7 @@ fn forward_residual(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) 
 @compute @workgroup_size(SIZE)
 fn backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) t: u32) {
   let w = wid.x + wid.y * groups.x;
+  if (w * p.per * SIZE >= p.rows) { return; }
   let own = columns(t);
   for (var i = 0u; i < LIMIT; i++) {
     scale[i * SIZE + t] = gammaB[i * SIZE + t];

@@ -52,10 +52,13 @@ test("every entry point that numbers its workgroups has been split", () => {
   const unused = ["ceiling", "matmul_pack"]
     .concat(narrow ? [] : ["attention_subgroup", "layernorm_subgroup", "softmax_rows"])
     .concat(lanes === 4 ? [] : ["attention_unrolled"]);
+  // Chosen on a system's software adapter only.
+  const whole = gpu().adapter.kind === "software" ? [] : ["colsum.whole"];
   const entries = [...readShaders()]
     .filter(([shader]) => !unused.includes(shader))
     .flatMap(([shader, source]) =>
       [...source.matchAll(/^fn (\w+)\(.*num_workgroups/gm)].map((match) => `${shader}.${match[1]}`),
-    );
+    )
+    .filter((entry) => !whole.includes(entry));
   expect([...split].sort()).toEqual(entries.sort());
 });

@@ -26,14 +26,10 @@ export async function runsOf(gpu: Gpu, body: BenchCase, runs: number): Promise<{
 
 /**
  * Warms a case up, and finds how many runs last `ms`: awaiting a device costs what many a kernel does, and training awaits
- * it once for hundreds of them. 1 of a case that awaits its own work.
+ * it once for hundreds of them.
  */
 export async function calibrated(gpu: Gpu, body: BenchCase, ms: number): Promise<number> {
   await runsOf(gpu, body, 1);
-  const running = body.run();
-  await running;
-  await gpu.settle();
-  if (running) return 1;
   let { wall } = await runsOf(gpu, body, 1);
   let runs = 1;
   while (wall < ms && runs < MOST_RUNS) {

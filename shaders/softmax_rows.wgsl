@@ -4,7 +4,8 @@
 //   forward, backward            a lane keeps its vec4s in registers: read once, written once. For small K: written out for
 //                                each vec4, the code of a longer row outgrows a CPU's instruction cache.
 //   forward_long, backward_long  loops as long as a parameter says. The forward keeps exp(x − m) in workgroup memory, where a
-//                                vec4 costs a CPU a quarter of one from storage; the backward reads its operands twice.
+//                                vec4 costs a CPU a quarter of one from storage; the backward reads its operands twice, and
+//                                its K is 1, since a row of a large vocabulary is longer than an array may be here.
 // A sum l that is no positive number makes its row NaN: that of a row with NaN or +∞ is NaN or +∞, whichever exp(NaN) is on
 // the adapter, and that of a row of −∞ is 0. So nothing is asked of each number.
 enable subgroups;
@@ -155,7 +156,7 @@ fn backward_long(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
   let first = (wid.x + wid.y * groups.x) * p.per;
   for (var r = 0u; r < LIMIT; r++) {
     if (r >= p.per || first + r >= p.rows) { break; }
-    let at = (first + r) * K * LANES + t;
+    let at = (first + r) * p.k * LANES + t;
     var sum = vec4f();
     for (var i = 0u; i < LIMIT; i++) {
       if (i >= p.k) { break; }

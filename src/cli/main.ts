@@ -177,7 +177,7 @@ function commands(io: Io): Command {
     .option("--laplace-memory <MB>", "laplace: most memory for the curvature (default 100)")
     .option("--burn-in <N>", "sgld, sghmc: steps before the first draw (default 500)")
     .option("--thin <N>", "sgld, sghmc: steps from draw to draw (default 50)")
-    .option("--chains <N>", "sgld, sghmc: chains, which share the members (default 2)")
+    .option("--chains <N>", "sgld, sghmc: chains, which share the members (default 2; 1 for one member)")
     .option("--friction <A>", "sghmc: share of the velocity that a step loses (default .1)")
     .option("--resample <K>", "sghmc: steps after which velocities are drawn anew (default: only at the start)")
     .option(

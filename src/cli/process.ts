@@ -47,8 +47,14 @@ export async function run(argv: readonly string[] = process.argv.slice(2)): Prom
     else if (!process.exitCode) process.exitCode = reportFailure(error, io);
   };
   process.on("unhandledRejection", onRejection);
+  // Where `main` waits for what such a failure should have settled, nothing else would tell of it.
+  const onExit = () => {
+    if (!ended && unawaited.length > 0) process.exitCode = reportFailure(unawaited[0], io);
+  };
+  process.once("exit", onExit);
   process.exitCode = await main(argv, io);
   ended = true;
+  process.off("exit", onExit);
   for (const error of unawaited) onRejection(error);
   process.off("SIGINT", onSignal);
   process.off("SIGTERM", onSignal);

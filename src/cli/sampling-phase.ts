@@ -48,10 +48,13 @@ export function checkSampling(
   sampledSlices(target, sampler.groups);
   const { thin, burnIn, chains, cycles = 1 } = sampler;
   const cycle = cycleFor(sampler, members);
-  const steps = cycle ? cycles * cycle.length : burnIn + thin * sharesOf(members, chains)(0);
+  const walked = thin * sharesOf(members, chains)(0);
+  const steps = cycle ? cycles * cycle.length : burnIn + walked;
   if (steps <= MOST_STEPS) return;
+  const why = `a chain of ${steps} steps (expected at most ${MOST_STEPS})`;
+  if (!cycle && burnIn > walked) refuse("--burn-in", String(burnIn), why, "Take a smaller one.");
   const cure = cycle ? "--exploration" : "--burn-in";
-  refuse("--thin", String(thin), `a chain of ${steps} steps (expected at most ${MOST_STEPS})`, `Take a smaller one, a smaller ${cure}, or fewer --members.`); // biome-ignore format: one sentence
+  refuse("--thin", String(thin), why, `Take a smaller one, a smaller ${cure}, or fewer --members.`);
 }
 
 /** Chains of the sampler, their draws and their trace, written to the run's posterior. What ended them early, if anything did; thrown where it left none. */

@@ -143,7 +143,7 @@ function layout(c: number): { width: number; tile: Tile } {
 /** Whether every lane of a subgroup has a column, and `rows` rows of c numbers fit workgroup memory. */
 function fits(gpu: Gpu, c: number, rows: number): boolean {
   const { subgroupSize } = gpu.adapter;
-  const bytes = 4 * c * rows;
+  const bytes = 16 * Math.ceil(c / 4) * rows; // each array in it ends at a multiple of 16 bytes
   return (
     subgroupSize > 0 && layout(c).width >= subgroupSize && bytes <= gpu.device.limits.maxComputeWorkgroupStorageSize
   );

@@ -72,7 +72,8 @@ function resident(
     shader: "softmax_rows",
     entry,
     constants: { logarithm },
-    tile: { K, LANES: gpu.adapter.subgroupSize },
+    // "backward_long" holds no row: a K of its own would only be a limit, and a pipeline a width.
+    tile: { K: entry === "backward_long" ? 1 : K, LANES: gpu.adapter.subgroupSize },
     bindings,
     params: [rows, per, K],
     grid: grid(Math.ceil(rows / per)),

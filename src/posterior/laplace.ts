@@ -57,7 +57,8 @@ export interface Laplace {
 /**
  * The Gaussian for a prior's precisions. Throws InputError: a temperature that is not above 0, the likelihood's also where
  * its inverse overflows; a block whose slices have different precisions or an infinite one, or a prior that is no
- * isotropic Gaussian; an H that is not symmetric, a Λ that is not positive definite (which group, its smallest eigenvalue).
+ * isotropic Gaussian; an H that is not symmetric or not finite, a Λ that overflows or is not positive definite (which group,
+ * its smallest eigenvalue).
  */
 export function laplace(ggn: Ggn, prior: Pick<Prior, "precision" | "density">, options: LaplaceOptions = {}): Laplace {
   const { temperature = 1, likelihoodTemperature = 1, precisions = {}, shapes = [] } = options;

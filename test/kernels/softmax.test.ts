@@ -169,6 +169,22 @@ for (const [name, forward, backward, reference] of [
   });
 }
 
+test("the gradient of rows as long as a large vocabulary, which are longer than an array in WGSL may be", async () => {
+  const g = gpu();
+  const [n, c] = [2, 262_144];
+  // y alike everywhere, 1/c: dx = (dy − Σ dy/c)/c.
+  const y = new Float32Array(n * c).fill(1 / c);
+  const dy = randn(5, n * c);
+  const [dx] = await run(g, () => [softmaxBackward(g, fromHost(g, y, [n, c]), fromHost(g, dy, [n, c]))]);
+  const wanted = Float64Array.from(dy, Number);
+  for (let row = 0; row < n; row++) {
+    const own = wanted.subarray(row * c, (row + 1) * c);
+    const mean = own.reduce((a, b) => a + b, 0) / c;
+    for (let i = 0; i < c; i++) own[i] = ((own[i] as number) - mean) / c;
+  }
+  expectClose(dx ?? [], wanted, { rtol: 1e-5, atol: 1e-5 / c });
+});
+
 test("shapes are checked by name", () => {
   const g = gpu();
   g.scope(() => {

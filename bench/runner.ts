@@ -26,7 +26,7 @@ export interface BenchRow extends Partial<MemoryFigures> {
   ofAllowed?: number;
 }
 
-/** What a sample lasts at least, of runs that a case only records. */
+/** What a sample lasts at least, of as many runs as that takes. */
 const SAMPLE_MS = 10;
 
 /** Times one case: a warm-up, then at least `minSamples` samples. */

@@ -38,12 +38,11 @@ export function differingFlags(run: Record<string, unknown>, now: Record<string,
 
 /** A record's values by flag; those of a method lie one deeper, and may be left out. */
 function flagsOf(record: Record<string, unknown>, withoutMethods: boolean): Map<string, unknown> {
+  const entries = Object.entries(record).filter(([, value]) => !(withoutMethods && isObject(value)));
   return new Map(
-    Object.entries(record).flatMap(([key, value]): [string, unknown][] =>
+    entries.flatMap(([key, value]): [string, unknown][] =>
       isObject(value)
-        ? withoutMethods
-          ? []
-          : Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), of])
+        ? Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), of])
         : [[flagOfMethod(key) ?? flagOf(key), value]],
     ),
   );

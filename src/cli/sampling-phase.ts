@@ -17,6 +17,7 @@ import {
   sentenceLogits,
   sghmc,
   sgld,
+  shareOf,
   traceCsv,
   traceJson,
   traceRows,
@@ -30,13 +31,9 @@ import type { PhaseContext } from "./posterior-phase.ts";
 import { refuse } from "./values.ts";
 import { lookAtDraws } from "./volume.ts";
 
-/** The draws of each chain: where they do not come out even the first chains have one more. */
-const sharesOf = (members: number, chains: number) => (chain: number) =>
-  Math.floor(members / chains) + (chain < members % chains ? 1 : 0);
-
 /** The cycle of the chains' step sizes, which has room for the draws of the longest; undefined where they stay. */
 function cycleFor({ cycles, thin, chains, exploration = 0 }: SamplerOptions, members: number) {
-  const draws = sharesOf(members, chains)(0);
+  const draws = shareOf(members, chains, 0);
   return cycles === undefined ? undefined : cycleOf({ draws, thin, cycles, exploration });
 }
 
@@ -48,7 +45,7 @@ export function checkSampling(
   sampledSlices(target, sampler.groups);
   const { thin, burnIn, chains, cycles = 1 } = sampler;
   const cycle = cycleFor(sampler, members);
-  const walked = thin * sharesOf(members, chains)(0);
+  const walked = thin * shareOf(members, chains, 0);
   const steps = cycle ? cycles * cycle.length : burnIn + walked;
   if (steps <= MOST_STEPS) return;
   const why = `a chain of ${steps} steps (expected at most ${MOST_STEPS})`;
@@ -65,7 +62,7 @@ export async function samplingPhase(
   const { method, members, seed } = options;
   const { groups, lr, temperature, likelihoodTemperature, burnIn, thin, chains, friction, resample } = sampler;
   const { cycles = 1 } = sampler;
-  const sharedOut = sharesOf(members, chains);
+  const drawsOfChain = (chain: number) => shareOf(members, chains, chain);
   const cycle = cycleFor(sampler, members);
   const slices = sampledSlices(target, groups);
   const writer = new PosteriorWriter(options.out, slices);
@@ -79,17 +76,17 @@ export async function samplingPhase(
   const sentences = sentenceLogits(model, packBatch(data.slice(0, SENTENCES)), { headOnly });
   const bar = out.progress("sampling", members);
   const trace: Watched[] = [];
-  const path = new Path(chains, thin * sharedOut(0), batch >= data.length);
+  const path = new Path(chains, thin * drawsOfChain(0), batch >= data.length);
   let diverged: DivergedError | undefined;
   try {
     for await (const draw of trajectory(tempered, data, {
       sampler: (seed) =>
         method === "sghmc" ? sghmc({ ...settings, friction, resample, seed }) : sgld({ ...settings, seed }),
       groups,
-      draws: sharedOut,
+      draws: drawsOfChain,
       thin,
       burnIn,
-      samples: cycle && ((step, chain) => cycleShares(cycle, { draws: sharedOut(chain), thin, cycles })(step)),
+      samples: cycle && ((step, chain) => cycleShares(cycle, { draws: drawsOfChain(chain), thin, cycles })(step)),
       chains,
       batch,
       seed,

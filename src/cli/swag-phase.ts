@@ -6,6 +6,7 @@ import { InterruptedError } from "../errors.ts";
 import {
   readSlices,
   type SwagOptions,
+  shareOf,
   swag,
   swagSteps,
   swagVectors,
@@ -82,8 +83,7 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
       try {
         if (out.io.signal.aborted)
           throw new InterruptedError(`interrupted (${name}, ${gaussian.points} of ${points} points). ${RESUME}`);
-        // The members shared out among the modes, the first ones taking one more where it does not come out even.
-        const share = Math.floor(members / modes) + (mode < members % modes ? 1 : 0);
+        const share = shareOf(members, modes, mode);
         const draws = gaussian.draws(share, { seed: streamKey(seed, "swag", mode)[0], temperature });
         for (let s = 0; s < share; s++) writer.add(await draws.read(s), mode);
       } finally {

@@ -3,10 +3,10 @@
  * and f' in float64) and one `case` of shaders/elementwise.wgsl, where value and derivative stand side by side.
  * Nothing is broadcast silently: two operands have one shape, and the two ways to repeat something are named.
  */
-import { f32, type Gpu, type Grid, grid, type View } from "../gpu/index.ts";
+import { f32, type Gpu, grid, type View } from "../gpu/index.ts";
 import { empty, expectShape, type NdArray } from "./array.ts";
 import { erf } from "./erf.ts";
-import { spread } from "./spread.ts";
+import { spread, spreadFew } from "./spread.ts";
 
 export { erf };
 
@@ -158,18 +158,6 @@ export function addRow(gpu: Gpu, x: NdArray, row: NdArray): NdArray {
   return y;
 }
 
-/** A CPU's workgroup costs as much as 20 vec4s, so no more of them than are enough for many cores. */
-const WORKGROUPS = 64;
-
-/** `spread`, but on the system's software adapter for `WORKGROUPS` at most. */
-function shareOut(gpu: Gpu, size: number): { per: number; grid: Grid } {
-  const usual = spread(gpu, size);
-  const quads = Math.ceil(size / 4);
-  const per = Math.ceil(quads / (64 * WORKGROUPS));
-  if (gpu.adapter.kind !== "software" || per <= usual.per) return usual;
-  return { per, grid: grid(Math.ceil(quads / (64 * per))) };
-}
-
 function launch(
   gpu: Gpu,
   op: string,
@@ -180,7 +168,7 @@ function launch(
   more: number[] = [],
 ): void {
   if (size === 0) return;
-  const share = shareOut(gpu, size);
+  const share = spreadFew(gpu, size);
   const params = [size, share.per, 0, 0, 0, 0];
   for (const [i, word] of more.entries()) params[i + 2] = word;
   gpu.dispatch({

@@ -6,6 +6,7 @@
 import { f32, type Gpu, grid, type Tile, type View } from "../gpu/index.ts";
 import { empty, expectShape, type Into, type NdArray, target } from "./array.ts";
 import { finishColumns, rowBlock } from "./colsum.ts";
+import { CPU_WORKGROUPS } from "./spread.ts";
 
 /**
  * "subgroup" has the lanes of one subgroup side by side along a row, and finds dx, dgamma and dbeta in one pass; "plain" gives a
@@ -21,9 +22,6 @@ export interface LayerNormResult {
 
 /** Rows a workgroup takes, one a thread. */
 const ROWS = 32;
-
-/** Workgroups of the subgroup family: enough for a CPU's cores; each costs as much as 20 vectors do. */
-const WORKGROUPS = 64;
 
 /** y = gamma ⊙ (x − mean)·rstd + beta, row by row, with the biased variance. */
 export function layerNorm(
@@ -88,7 +86,7 @@ export function layerNormBackward(
   const { width, tile } = layout(c);
   if (family === "subgroup" && fits(gpu, c, 1)) {
     const size = gpu.adapter.subgroupSize;
-    const per = Math.max(1, Math.ceil(rows / size / WORKGROUPS));
+    const per = Math.max(1, Math.ceil(rows / size / CPU_WORKGROUPS));
     const workgroups = Math.ceil(rows / size / per);
     const sums = [dgamma, dbeta].map((into) => ({ array: empty(gpu, [workgroups, c], "f32", op), into }));
     gpu.dispatch({
@@ -166,7 +164,7 @@ function forward(
   const size = gpu.adapter.subgroupSize;
   const { width, tile } = layout(c);
   // A workgroup loads gamma and beta for its rows: for a few rows more of them are not worth that.
-  const per = Math.max(8, Math.ceil(rows / WORKGROUPS));
+  const per = Math.max(8, Math.ceil(rows / CPU_WORKGROUPS));
   gpu.dispatch({
     op,
     shader: "layernorm_subgroup",

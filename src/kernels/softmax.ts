@@ -1,11 +1,11 @@
 /**
  * @file Softmax and log-softmax over the last axis of [N, C], C from 1 to whole vocabularies. Two families: "resident"
- * gives a row to one subgroup, which reads and writes it in one dispatch; "passes" takes any row, and leaves a row's maximum and sum from several
- * threads where rows are long (`rowStatistics`, shared with cross-entropy).
+ * gives a row to one subgroup, which reads and writes it in one dispatch; "passes" takes any row, and leaves a row's
+ * maximum and sum from several threads where rows are long (`rowStatistics`, shared with cross-entropy).
  */
 import { type Gpu, grid } from "../gpu/index.ts";
 import { empty, expectShape, type NdArray } from "./array.ts";
-import { spread } from "./spread.ts";
+import { CPU_WORKGROUPS, spread } from "./spread.ts";
 
 /** How rows are gone through. A wish of tests and benches: where "resident" cannot run, "passes" does. */
 export type SoftmaxFamily = "resident" | "passes";
@@ -55,9 +55,6 @@ function residentForm(
   return kept <= gpu.device.limits.maxComputeWorkgroupStorageSize ? { entry: `${entry}_long`, K } : undefined;
 }
 
-/** Workgroups that are enough for a CPU's cores: each costs as much as 20 vec4s do. */
-const WORKGROUPS = 64;
-
 function resident(
   gpu: Gpu,
   op: string,
@@ -66,7 +63,7 @@ function resident(
   logarithm: 0 | 1,
 ): void {
   const [rows] = bindings[0].shape as [number, number];
-  const per = gpu.adapter.kind === "hardware" ? 1 : Math.ceil(rows / WORKGROUPS);
+  const per = gpu.adapter.kind === "hardware" ? 1 : Math.ceil(rows / CPU_WORKGROUPS);
   gpu.dispatch({
     op,
     shader: "softmax_rows",

@@ -36,6 +36,11 @@ export function heldDraws(slices: readonly Slice[], values: readonly Float32Arra
   return { size: values.length, slices, read: (s) => values[s] as Float32Array };
 }
 
+/** Of `total` shared out evenly among `parts`, how many part `i` has: the first ones one more where it does not come out even. */
+export function shareOf(total: number, parts: number, i: number): number {
+  return Math.floor(total / parts) + (i < total % parts ? 1 : 0);
+}
+
 /**
  * `count` of some draws, by number: from each chain (or mode) in turn as long as it has some, and spread over it, so that a
  * few are of every chain, however short one is. `chains`: which chain each draw is of; all of one where that is not known.

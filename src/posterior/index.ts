@@ -22,6 +22,7 @@ export {
   type Draws,
   heldDraws,
   readSlices,
+  shareOf,
   spreadOver,
   type ThetaClassifier,
   thetaMembers,

@@ -9,6 +9,7 @@ import { langevinUpdate, type Stretch } from "../kernels/index.ts";
 import type { Window } from "../kernels/windows.ts";
 import { streamKey } from "../random.ts";
 import { type LearningRates, type Optimizer, rateFacts, rateOf, type UpdateContext } from "../train/optimizers.ts";
+import { shareOf } from "./draws.ts";
 
 export interface LangevinSettings extends LearningRates {
   /** Likelihood terms in the data: the noise's scale, as it is the prior's. */
@@ -101,8 +102,7 @@ export function cycleShares(
 ): (step: number) => boolean {
   return (step) => {
     const cycle = Math.floor((step - 1) / length);
-    const share = Math.floor(draws / cycles) + (cycle < draws % cycles ? 1 : 0);
-    return (step - 1) % length >= length - thin * share;
+    return (step - 1) % length >= length - thin * shareOf(draws, cycles, cycle);
   };
 }
 

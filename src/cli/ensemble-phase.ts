@@ -40,7 +40,7 @@ export async function ensemblePhase(context: PhaseContext, { anchored }: Ensembl
     });
     writer.add(values);
   }
-  writer.finish("ensemble", { members, seed, anchored: anchored ?? null });
+  await writer.finish("ensemble", { members, seed, anchored: anchored ?? null }, model.theta);
 }
 
 function perturbation(groups: readonly string[], seed: number, member: number): NonNullable<ModeOptions["perturb"]> {

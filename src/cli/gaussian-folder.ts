@@ -23,9 +23,8 @@ import {
 } from "../posterior/index.ts";
 import { LARGEST_PRECISION } from "../train/prior.ts";
 import { LIKELIHOOD_TEMPERATURE, TEMPERATURE } from "./method-options.ts";
-import { WEIGHTS } from "./model-folder.ts";
 import { MEMBERS } from "./options.ts";
-import { PosteriorWriter } from "./posterior-folder.ts";
+import { isHash, PosteriorWriter } from "./posterior-folder.ts";
 
 /** gaussian.json. */
 export interface GaussianRecord {
@@ -92,22 +91,12 @@ export function readGaussianRecord(run: string): GaussianRecord | undefined {
   throw new InputError(`${inert(path)}: ${wrong} is not what priorwork writes. Train again with --overwrite.`);
 }
 
-/** InputError: the run's weights are not those that its Gaussian lies around. */
-export function checkWeights(run: string, { weights }: GaussianRecord): void {
-  const path = join(run, WEIGHTS);
-  if (sha256File(path) === weights) return;
-  throw new InputError(
-    `${inert(path)}: not the θ that the run's Gaussian lies around (its SHA-256 differs from gaussian.json's weights). Restore it, or train again.`,
-  );
-}
-
 function wrongField(record: JsonObject): string | undefined {
   const above = (x: unknown) => typeof x === "number" && Number.isFinite(x) && x > 0;
   const within =
     ({ min, max }: { min: number; max: number }) =>
     (x: unknown) =>
       above(x) && Number(x) >= min && Number(x) <= max;
-  const hash = (x: unknown) => typeof x === "string" && /^[0-9a-f]{64}$/.test(x);
   const whole = (x: unknown) => Number.isSafeInteger(x) && Number(x) >= 0;
   const isBlock = (x: unknown) =>
     isObject(x) &&
@@ -127,8 +116,8 @@ function wrongField(record: JsonObject): string | undefined {
     likelihoodTemperature: within(LIKELIHOOD_TEMPERATURE),
     n: whole,
     blocks: (x) => Array.isArray(x) && x.length > 0 && x.every(isBlock),
-    sha256: hash,
-    weights: hash,
+    sha256: isHash,
+    weights: isHash,
   };
   return Object.keys(kinds).find((key) => kinds[key]?.(Object.hasOwn(record, key) ? record[key] : undefined) !== true);
 }

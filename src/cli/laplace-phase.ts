@@ -58,7 +58,7 @@ export async function laplacePhase(context: PhaseContext, flags: LaplaceFlags): 
   for (let s = 0; s < members; s++) writer.add(await draws.read(s));
   const precisions = [...new Set(state.precisions)];
   const made = { structure, groups: groups ?? null, predictive, temperature, likelihoodTemperature };
-  writer.finish("laplace", { ...made, precisions, n: curvature.n, draws: members, seed });
+  await writer.finish("laplace", { ...made, precisions, n: curvature.n, draws: members, seed }, model.theta);
   return state;
 }
 

@@ -14,6 +14,7 @@ import { InputError } from "../errors.ts";
 import { firstNonFinite, safetensorsPieces, type TensorToWrite } from "../model/safetensors.ts";
 import { openSafetensors } from "../model/safetensors-file.ts";
 import { type Draws, spreadOver } from "../posterior/index.ts";
+import { WEIGHTS, weightsHash } from "./model-folder.ts";
 
 interface MemberFile {
   file: string;
@@ -29,6 +30,8 @@ export interface PosteriorRecord {
   /** Parameters that every member has. */
   covers: string[];
   members: MemberFile[];
+  /** SHA-256 of the model.safetensors that has what the members do not cover; none where they cover all. */
+  weights?: string;
   /** What the members were drawn with, for people. */
   settings: JsonObject;
 }
@@ -87,8 +90,13 @@ export class PosteriorWriter {
     if (this.#method !== undefined) this.#writeJournal();
   }
 
-  finish(method: string, settings: JsonObject): void {
-    const record: PosteriorRecord = { format: 1, method, covers: this.#covers, members: this.#members, settings };
+  /** `theta`: at the run's mode, which has the parameters that members do not cover. */
+  async finish(method: string, settings: JsonObject, theta: Theta): Promise<void> {
+    const record: PosteriorRecord = {
+      ...{ format: 1, method, covers: this.#covers, members: this.#members },
+      ...(this.#slices.length < theta.layout.slices.length ? { weights: await weightsHash(theta) } : {}),
+      settings,
+    };
     writeFileAtomic(join(this.#folder, MANIFEST), `${JSON.stringify(record, null, 2)}\n`);
     rmSync(join(this.#folder, JOURNAL), { force: true });
   }
@@ -123,6 +131,18 @@ function memberFile(s: number): string {
   return `member-${String(s).padStart(3, "0")}.safetensors`;
 }
 
+/** InputError: the run's weights are not those of SHA-256 `weights`, as its `manifest` has it; `what` names them. */
+export function checkWeights(
+  run: string,
+  { weights, manifest, what }: { weights: string; manifest: string; what: string },
+): void {
+  const path = join(run, WEIGHTS);
+  if (sha256File(path) === weights) return;
+  throw new InputError(
+    `${inert(path)}: not the θ that ${what} (its SHA-256 differs from ${manifest}'s weights). Restore it, or train again.`,
+  );
+}
+
 /** The manifest of a run's posterior, or undefined where it keeps none. InputError: it is broken. */
 export function readPosterior(run: string): PosteriorRecord | undefined {
   const path = join(run, FOLDER, MANIFEST);
@@ -136,6 +156,9 @@ export function readPosterior(run: string): PosteriorRecord | undefined {
   return record;
 }
 
+/** Whether it is a SHA-256 as it stands in a manifest. */
+export const isHash = (x: unknown): x is string => typeof x === "string" && /^[0-9a-f]{64}$/.test(x);
+
 /** A manifest or a journal; undefined: it is not what is written here. InputError: it is no JSON. */
 function recordAt(path: string): PosteriorRecord | undefined {
   const record = parseJson(readText(path, { maxBytes: 16 << 20 }), path);
@@ -145,13 +168,14 @@ function recordAt(path: string): PosteriorRecord | undefined {
     record.format === 1 &&
     typeof record.method === "string" &&
     words(record.covers) &&
+    (record.weights === undefined || isHash(record.weights)) &&
     Array.isArray(members) &&
     members.every(
       // A name of ours and nothing else: a manifest must not lead out of its folder.
       (m) =>
         isObject(m) &&
         /^member-\d{3,6}\.safetensors$/.test(String(m.file)) &&
-        typeof m.sha256 === "string" &&
+        isHash(m.sha256) &&
         (m.chain === undefined || Number.isSafeInteger(m.chain)),
     );
   return ok ? (record as unknown as PosteriorRecord) : undefined;

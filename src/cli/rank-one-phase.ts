@@ -12,5 +12,5 @@ export async function rankOnePhase({ model, options }: PhaseContext, flags: Rank
   const draws = await rankOneDraws(model);
   const writer = new PosteriorWriter(options.out, draws.slices);
   for (let m = 0; m < draws.size; m++) writer.add(await draws.read(m));
-  writer.finish("rank-one", { ...flags, members: draws.size, seed: options.seed });
+  await writer.finish("rank-one", { ...flags, members: draws.size, seed: options.seed }, model.theta);
 }

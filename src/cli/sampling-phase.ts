@@ -156,6 +156,9 @@ const LEAST_DRAWS = 50;
 /** Sentences of the training table, its first, whose logits are watched. */
 const SENTENCES = 4;
 
+/** Logits that are watched. Of hundreds the least mixed would look bad by chance, and a trace of them is read by nobody. */
+const LOGITS = 32;
+
 /** Steps of a chain that are kept for its diagnosis. */
 const LOOKED_AT = 1000;
 

@@ -2,8 +2,8 @@
 import { InputError } from "../errors.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
 import { linearised, type Posterior, probit, thetaMembers } from "../posterior/index.ts";
-import { checkWeights, readGaussian, readGaussianRecord } from "./gaussian-folder.ts";
-import { readPosterior, storedDraws } from "./posterior-folder.ts";
+import { readGaussian, readGaussianRecord } from "./gaussian-folder.ts";
+import { checkWeights, readPosterior, storedDraws } from "./posterior-folder.ts";
 
 /**
  * The run's posterior, or its first `members`; undefined where it keeps none. The model is at the run's mode, and
@@ -16,7 +16,12 @@ export async function storedPosterior(
   { members, unsaved = false }: { members?: number | undefined; unsaved?: boolean } = {},
 ): Promise<Posterior | undefined> {
   const stored = readPosterior(run);
-  if (stored) return thetaMembers(model, storedDraws(run, stored, model.theta, members));
+  if (stored) {
+    const { weights } = stored;
+    if (weights && !unsaved)
+      checkWeights(run, { weights, manifest: "posterior.json", what: "the run's members belong to" });
+    return thetaMembers(model, storedDraws(run, stored, model.theta, members));
+  }
   const record = readGaussianRecord(run);
   if (record === undefined) return undefined;
   const { predictive, draws, seed } = record;
@@ -26,7 +31,8 @@ export async function storedPosterior(
       `--members ${members}: more than the run predicts with (${held}, --predictive ${predictive}). Ask for fewer, or leave the flag out.`,
     );
   }
-  if (!unsaved) checkWeights(run, record);
+  if (!unsaved)
+    checkWeights(run, { weights: record.weights, manifest: "gaussian.json", what: "the run's Gaussian lies around" });
   const state = await readGaussian(run, record, model.theta);
   return predictive === "probit" ? probit(model, state) : linearised(model, state, { S: members ?? held, seed });
 }

@@ -93,5 +93,6 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
   } finally {
     writeSlices(theta, slices, own);
   }
-  writer.finish("swag", { points, every: path.every, rank, temperature, modes, draws: members, seed });
+  const how = { points, every: path.every, rank, temperature, modes, draws: members, seed };
+  await writer.finish("swag", how, theta);
 }

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { Layout } from "../../src/autograd/index.ts";
+import { Layout, type Theta } from "../../src/autograd/index.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "../../src/cli/posterior-folder.ts";
 import { parseSafetensors } from "../../src/model/safetensors.ts";
 import { temporaryFolder } from "../data/shared.ts";
@@ -133,17 +133,18 @@ describe("a rank-one ensemble", () => {
 
 describe("members of an earlier attempt", () => {
   const WHOLE = [{ key: "w", parameters: [{ name: "w", shape: [2, 3] }], groups: ["head"] }];
-  const { slices } = new Layout(WHOLE);
+  const theta = { layout: new Layout(WHOLE) } as Theta; // the members cover all of it
+  const { slices } = theta.layout;
   const written = (name: string, n: number) => {
     const writer = new PosteriorWriter(at(name), slices, { keep: "ensemble" });
     for (let s = 0; s < n; s++) writer.add(Float32Array.from([s, 1, 2, 3, 4, 5]));
     return writer;
   };
 
-  test("stay up to the first that is not the one written, also once they were a posterior", () => {
+  test("stay up to the first that is not the one written, also once they were a posterior", async () => {
     written("kept", 3);
     expect(new PosteriorWriter(at("kept"), slices, { keep: "ensemble" }).size).toBe(3);
-    written("whole", 3).finish("ensemble", {});
+    await written("whole", 3).finish("ensemble", {}, theta);
     expect(new PosteriorWriter(at("whole"), slices, { keep: "ensemble" }).size).toBe(3);
     // From here on it is no posterior until it is finished again.
     expect(readdirSync(at("whole/posterior"))).not.toContain("posterior.json");
@@ -156,9 +157,8 @@ describe("members of an earlier attempt", () => {
   });
 
   test("once a posterior, a few of them are spread over all, as chains and modes lie one after the other", async () => {
-    written("spread", 7).finish("ensemble", {});
+    await written("spread", 7).finish("ensemble", {}, theta);
     const record = readPosterior(at("spread"));
-    const theta = { layout: new Layout(WHOLE) };
     const firsts = async (members?: number) => {
       const draws = storedDraws(at("spread"), record as NonNullable<typeof record>, theta, members);
       const all = await Promise.all(Array.from({ length: draws.size }, (_, s) => draws.read(s)));
@@ -173,9 +173,8 @@ describe("members of an earlier attempt", () => {
     const writer = new PosteriorWriter(at("uneven"), slices);
     // Ten draws of chain 0, two of chain 1, one of chain 2.
     for (let s = 0; s < 13; s++) writer.add(Float32Array.from([s, 1, 2, 3, 4, 5]), s < 10 ? 0 : s < 12 ? 1 : 2);
-    writer.finish("sgld", {});
+    await writer.finish("sgld", {}, theta);
     const record = readPosterior(at("uneven"));
-    const theta = { layout: new Layout(WHOLE) };
     const firsts = async (members: number) => {
       const draws = storedDraws(at("uneven"), record as NonNullable<typeof record>, theta, members);
       return (await Promise.all(Array.from({ length: draws.size }, (_, s) => draws.read(s)))).map(([first]) => first);

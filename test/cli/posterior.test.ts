@@ -375,6 +375,24 @@ describe("refused with a sentence", () => {
     ]);
   });
 
+  test("weights that are not those that draws of the head belong to; a manifest without a SHA-256", async () => {
+    cpSync(at("sgld"), at("moved"), { recursive: true });
+    const path = at("moved/model.safetensors");
+    const weights = readFileSync(path);
+    weights[weights.length - 2]! ^= 1;
+    writeFileSync(path, weights);
+    const says = async (sentence: string) => {
+      const { code, stderr } = await evaluate("moved");
+      expect([code, stderr]).toEqual([2, expect.stringContaining(sentence)]);
+    };
+    await says(
+      "model.safetensors: not the θ that the run's members belong to (its SHA-256 differs from posterior.json's",
+    );
+    const manifest = json(at("moved/posterior/posterior.json"));
+    writeFileSync(at("moved/posterior/posterior.json"), JSON.stringify({ ...manifest, weights: "0".repeat(63) }));
+    await says("not what priorwork writes");
+  });
+
   test("a member that is not the one written; one of another shape; a manifest that leads elsewhere", async () => {
     cpSync(at("sgld"), at("bad"), { recursive: true });
     const path = at("bad/posterior/member-002.safetensors");

@@ -73,7 +73,7 @@ export async function samplingPhase(
   // batches heats the chain.
   const headOnly = slices.every((slice) => slice.groups[0] === "head");
   const batch = headOnly && featuresFit(model, data.length) ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
-  const sentences = sentenceLogits(model, packBatch(data.slice(0, SENTENCES)), { headOnly });
+  const sentences = sentenceLogits(model, packBatch(data.slice(0, SENTENCES)), { headOnly, most: LOGITS });
   const bar = out.progress("sampling", members);
   const trace: Watched[] = [];
   const path = new Path(chains, thin * drawsOfChain(0), batch >= data.length);
@@ -135,7 +135,7 @@ export async function samplingPhase(
     break; // one is enough to know
   }
   const made = { draws: trace.length, seed, diagnostics, ...(diverged ? { divergedAt: diverged.step } : {}) };
-  writer.finish(method, { ...sampler, ...(cycle ? { cycle: cycle.length } : {}), batch, ...made });
+  await writer.finish(method, { ...sampler, ...(cycle ? { cycle: cycle.length } : {}), batch, ...made }, model.theta);
   const record = headOnly ? undefined : readPosterior(options.out);
   if (record) {
     const draws = storedDraws(options.out, record, model.theta, Math.min(4, record.members.length));

@@ -87,7 +87,7 @@ function expectGroup(flag: string, text: string, group: string): void {
   refuse(flag, text, `unknown group ${quote(group)} (expected ${GROUPS.join(", ")} or layer.N)`, hint);
 }
 
-/** `layer.1,head`: names of groups. InputError: an empty or unknown name, a group named twice. */
+/** `layer.1,head`: names of groups, in an order that is not the caller's (it means nothing). InputError: an empty or unknown name, a group named twice. */
 export function groupsValue(flag: string, text: string): string[] {
   const groups = text.split(",").map((group) => group.trim());
   if (groups.includes("")) refuse(flag, text, "an empty name of a group", `Give, say, ${flag} layer.1,head.`);
@@ -95,7 +95,7 @@ export function groupsValue(flag: string, text: string): string[] {
     expectGroup(flag, text, group);
     if (groups.indexOf(group) < i) refuse(flag, text, `group ${quote(group)} stands twice`, "Name it once.");
   }
-  return groups;
+  return groups.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
 }
 
 /** Precision of the prior by group: 0 (flat) … Infinity (frozen). */

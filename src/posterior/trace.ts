@@ -76,11 +76,11 @@ export interface SentenceLogits {
   dispose(): void;
 }
 
-/** Of a batch's sentences, without dropout. `headOnly`: only the head moves, so that their vectors are computed once. */
+/** Of a batch's sentences, without dropout; the first `most` of their logits. `headOnly`: only the head moves, so that their vectors are computed once. */
 export function sentenceLogits(
   model: ThetaClassifier,
   batch: PackedBatch,
-  { headOnly = false }: { headOnly?: boolean } = {},
+  { headOnly = false, most = Number.POSITIVE_INFINITY }: { headOnly?: boolean; most?: number } = {},
 ): SentenceLogits {
   const { engine } = model;
   const quietly = <T>(body: () => T) => engine.step(() => engine.noGrad(body));
@@ -93,7 +93,8 @@ export function sentenceLogits(
       const { read } = quietly(() => ({ read: (vectors ? model.classify(vectors) : model.logits(batch)).read() }));
       const logits = await read;
       const K = logits.length / batch.sequences;
-      return Object.fromEntries(Array.from(logits, (value, i) => [`logit.${Math.floor(i / K)}.${i % K}`, value]));
+      const named = Array.from(logits, (value, i): [string, number] => [`logit.${Math.floor(i / K)}.${i % K}`, value]);
+      return Object.fromEntries(named.slice(0, most));
     },
     dispose: () => features?.dispose(),
   };

@@ -72,7 +72,7 @@ describe("a run", () => {
     const { code, stdout, stderr } = await run(finetune("groups", ...flags));
     expect(code).toBe(0);
     expect(stderr).toMatch(
-      /laplace: diagonal over [\d,]+ parameters of layer\.1, head: [.\d]+ MB, and [.\d]+ MB for the J/,
+      /laplace: diagonal over [\d,]+ parameters of head, layer\.1: [.\d]+ MB, and [.\d]+ MB for the J/,
     );
     // One pass for all temperatures, of 28 sentences one by one.
     expect(stderr.match(/^curvature 28\/28/gm)).toHaveLength(1);
@@ -95,10 +95,10 @@ describe("a run", () => {
     const flags = ["--laplace-groups", "layer.1,head", "--structure", "kronecker", "--members", "3"];
     const { code, stderr } = await run(finetune("factors", ...flags));
     expect(code).toBe(0);
-    expect(stderr).toContain("laplace: 4 tensors of layer.1, head, of no linear layer, stay at the mode");
+    expect(stderr).toContain("laplace: 4 tensors of head, layer.1, of no linear layer, stay at the mode");
     expect(JSON.parse((await evaluate("factors")).stdout)).toMatchObject(json(at("factors/metrics.json")));
     const drawn = await run(finetune("drawn", ...flags, "--predictive", "mc", "--prior-precision", "encoder=1"));
-    expect([drawn.code, drawn.stderr]).toEqual([0, expect.stringContaining("--predictive mc: draws of layer.1, head do not keep")]); // biome-ignore format: one comparison
+    expect([drawn.code, drawn.stderr]).toEqual([0, expect.stringContaining("--predictive mc: draws of head, layer.1 do not keep")]); // biome-ignore format: one comparison
     expect(json(at("drawn/posterior/posterior.json")).covers).toContain("bert.encoder.layer.1.output.dense.weight");
     expect(JSON.parse((await evaluate("drawn")).stdout)).toMatchObject(json(at("drawn/metrics.json")));
   });

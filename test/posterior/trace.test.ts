@@ -54,12 +54,14 @@ test("logits of fixed sentences are those of each draw, with and without a kept 
   const examples = [0, 1, 2, 3, 4].map((i) => ({ ids: [2, 5 + i, 3], typeIds: [0, 0, 0], label: i % 3 }));
   const batch = packBatch(examples.slice(0, 2));
   const [kept, whole] = [sentenceLogits(bert, batch, { headOnly: true }), sentenceLogits(bert, batch)];
+  const few = sentenceLogits(bert, batch, { headOnly: true, most: 4 });
   const options = {
     sampler: (seed: number) => sgld({ lr: 0.1, N: 5, seed }),
     ...{ draws: 2, thin: 2, batch: 5 },
     functionals: async () => {
       const [own, again] = [await kept.read(), await whole.read()];
       expect(own).toEqual(again);
+      expect(Object.entries(await few.read())).toEqual(Object.entries(own).slice(0, 4));
       return own;
     },
   };
@@ -79,7 +81,7 @@ test("logits of fixed sentences are those of each draw, with and without a kept 
     seen.push(functionals["logit.0.0"]!);
   }
   expect(new Set(seen).size).toBe(2);
-  for (const logits of [kept, whole]) logits.dispose();
+  for (const logits of [kept, whole, few]) logits.dispose();
   prior.dispose();
   bert.dispose();
 });

@@ -15,9 +15,9 @@ export interface Diagnosis {
   mean: number;
   /** Standard deviation over all draws. */
   sd: number;
-  /** Draws of an independent sample that would know the mean as well. */
+  /** Draws of an independent sample that would know as well where the distribution lies (`effectiveSampleSize`). */
   ess: number;
-  /** Standard error of the mean: sd/√ess. */
+  /** Standard error of the mean: sd over the root of the mean's own sample size (`meanSampleSize`). */
   mcse: number;
   /** The larger of the rank-normalised split R̂ and that of the folded draws; undefined for one chain. */
   rhat: number | undefined;
@@ -29,8 +29,8 @@ export function diagnose(chains: Chains): Diagnosis {
   const all = chains.flat();
   const mean = average(all);
   const sd = Math.sqrt(variance(all));
-  const ess = effectiveSampleSize(chains);
-  return { mean, sd, ess, mcse: sd / Math.sqrt(ess), rhat: chains.length > 1 ? splitRhat(chains) : undefined };
+  const [ess, own] = [effectiveSampleSize(chains), meanSampleSize(chains)];
+  return { mean, sd, ess, mcse: sd / Math.sqrt(own), rhat: chains.length > 1 ? splitRhat(chains) : undefined };
 }
 
 /**
@@ -59,13 +59,23 @@ export function rhat(chains: Chains): number {
   return Math.sqrt((n - 1) / n + between / (n * within));
 }
 
-/**
- * Bulk effective sample size: mn/τ of the rank-normalised split chains, τ = −1 + 2Σ(ρ₂ₖ + ρ₂ₖ₊₁) over Geyer's initial
- * monotone sequence (1992); at most mn·log₁₀(mn), which only antithetic chains reach. Constant draws give NaN.
- */
+/** Bulk effective sample size, of the ranks: it knows no units, and a heavy tail does not hide that chains mix. */
 export function effectiveSampleSize(chains: Chains): number {
   check(chains);
-  const halves = rankNormalised(split(chains));
+  return sampleSize(rankNormalised(split(chains)));
+}
+
+/** Draws of an independent sample that would know the mean as well: of the values themselves. */
+export function meanSampleSize(chains: Chains): number {
+  check(chains);
+  return sampleSize(split(chains));
+}
+
+/**
+ * mn/τ of split chains, τ = −1 + 2Σ(ρ₂ₖ + ρ₂ₖ₊₁) over Geyer's initial monotone sequence (1992); at most mn·log₁₀(mn), which
+ * only antithetic chains reach. Constant draws give NaN.
+ */
+function sampleSize(halves: Chains): number {
   const [m, n] = [halves.length, halves[0]?.length ?? 0];
   const covariances = halves.map(autocovariance);
   const within = average(covariances.map((c) => ((c[0] as number) * n) / (n - 1)));

@@ -1,6 +1,6 @@
 /** @file Effective sample size and R̂ on series whose answers are known. */
 import { describe, expect, test } from "vitest";
-import { diagnose, effectiveSampleSize, rhat, splitRhat } from "../../src/posterior/diagnostics.ts";
+import { diagnose, effectiveSampleSize, meanSampleSize, rhat, splitRhat } from "../../src/posterior/diagnostics.ts";
 import { Stream } from "../../src/random.ts";
 
 /** x ← φx + √(1 − φ²)z: variance 1, autocorrelation φᵗ. */
@@ -31,6 +31,18 @@ describe("effective sample size", () => {
   test("does not change under a monotone map of the draws", () => {
     const draws = chains(0.5, 200);
     expect(effectiveSampleSize(draws.map((c) => c.map((x) => Math.exp(3 * x))))).toBe(effectiveSampleSize(draws));
+  });
+
+  test("of the mean is of the values: skewed ones forget their past sooner, and its error is theirs", () => {
+    const skewed = chains(0.9, 4000).map((chain) => chain.map((x) => Math.exp(x)));
+    // Autocorrelations of exp(x): (exp(φᵗ) − 1)/(e − 1).
+    let tau = 1;
+    for (let t = 1; t < 400; t++) tau += (2 * Math.expm1(0.9 ** t)) / Math.expm1(1);
+    expect(Math.abs((meanSampleSize(skewed) * tau) / 16_000 - 1)).toBeLessThan(0.2);
+    expect(meanSampleSize(skewed)).toBeGreaterThan(1.15 * effectiveSampleSize(skewed));
+    const { sd, mcse, ess } = diagnose(skewed);
+    expect(mcse).toBeCloseTo(sd / Math.sqrt(meanSampleSize(skewed)), 12);
+    expect(ess).toBe(effectiveSampleSize(skewed));
   });
 
   test("of chains that disagree is small, and of constants not a number", () => {
@@ -65,10 +77,10 @@ describe("R-hat", () => {
 
 test("a diagnosis has mean, spread and the mean's error", () => {
   const draws = Array.from({ length: 4 }, (_, c) => autoregressive(10 + c, 1000, 0.5, 7, 2));
-  const { mean, sd, ess, mcse, rhat } = diagnose(draws);
+  const { mean, sd, mcse, rhat } = diagnose(draws);
   expect(Math.abs(mean - 7)).toBeLessThan(4 * mcse);
   expect(sd).toBeCloseTo(2, 0);
-  expect(mcse).toBeCloseTo(sd / Math.sqrt(ess), 12);
+  expect(mcse).toBeCloseTo(sd / Math.sqrt(meanSampleSize(draws)), 12);
   expect(rhat).toBeLessThan(1.02);
   expect(() => diagnose([[1, 2, 3]])).toThrow("one length ≥ 4");
   expect(() => diagnose([[1, 2, 3, 4], [1, 2, 3]])).toThrow("chains of 4, 3 draws"); // biome-ignore format: two chains

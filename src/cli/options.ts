@@ -111,6 +111,8 @@ export const FILE_PRECISIONS: Readonly<Precisions> = { encoder: 1, head: 1 };
 /** Mixout is a prior of the encoder already. */
 export const MIXOUT_PRECISIONS: Readonly<Precisions> = { encoder: 0, head: 1 };
 export const DEFAULT_MEMBERS = 16;
+/** Members that are draws of a text's logits alone cost next to nothing. */
+const DEFAULT_LOGIT_DRAWS = 64;
 /** Where each member is a training of its own. */
 const DEFAULT_TRAINED: Readonly<Partial<Record<Method, number>>> = { ensemble: 5, "rank-one": 4 };
 /** Methods that predict with many sub-models. */
@@ -252,6 +254,7 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
 
 function membersFor(method: Method, raw: RawFlags): number {
   if (!MANY.includes(method) || raw.predictive === "probit") return 1;
+  if (method === "laplace" && raw.predictive !== "mc") return DEFAULT_LOGIT_DRAWS;
   return DEFAULT_TRAINED[method] ?? DEFAULT_MEMBERS;
 }
 

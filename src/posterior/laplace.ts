@@ -191,8 +191,8 @@ function precisionOf(
 }
 
 /**
- * S draws of θ: θ̂ + √T Λ^{−½} z. Made when they are read and not held; draw s is the same whenever it is read, and
- * whatever S is. Throws InputError unless S is a whole number ≥ 1.
+ * S draws of θ in pairs, θ̂ ± √T Λ^{−½} z: what is odd in z averages out exactly, as in `linearised`. Made when they are read
+ * and not held; draw s is the same whenever it is read, and whatever S is. Throws InputError unless S is a whole number ≥ 1.
  */
 export function laplaceDraws({ ggn, gaussians, temperature }: Laplace, { S, seed = 0 }: DrawOptions): Draws {
   expectDraws(S);
@@ -206,13 +206,13 @@ export function laplaceDraws({ ggn, gaussians, temperature }: Laplace, { S, seed
     read(s) {
       const parts = new Map<(typeof slices)[number], Float32Array>();
       for (const [b, block] of blocks.entries()) {
-        const stream = new Stream(seed, "laplace draw", s, b);
+        const stream = new Stream(seed, "laplace draw", Math.floor(s / 2), b);
         const mean = center[b] as Float32Array;
         // Loops: `from` walks an iterator, which for all of an encoder takes a minute a draw.
         const z = new Float64Array(mean.length);
         for (let i = 0; i < z.length; i++) z[i] = stream.normal();
         const delta = (gaussians[b] as BlockGaussian).draw(z);
-        const scale = Math.sqrt(temperature);
+        const scale = (s % 2 === 0 ? 1 : -1) * Math.sqrt(temperature);
         const value = new Float32Array(mean.length);
         for (let i = 0; i < value.length; i++) value[i] = mean[i]! + scale * delta[i]!;
         let at = 0;

@@ -59,8 +59,9 @@ export function covarianceOfLastLayer(layer: LastLayer, { gaussians }: Laplace):
 }
 
 /**
- * S draws of every example's logits. The draws of different examples are independent, since only each one's own average
- * is asked for. Throws InputError unless S is a whole number ≥ 1.
+ * S draws of every example's logits, in pairs f(x, θ̂) ± Lz: what is odd in z averages out exactly, and of two classes the
+ * mean of a pair prefers the one that θ̂ prefers, as the integral does. The draws of different examples are independent, since
+ * only each one's own average is asked for. Throws InputError unless S is a whole number ≥ 1.
  */
 export function linearised(model: LogitModel<PackedBatch>, state: Laplace, { S, seed = 0 }: DrawOptions): Posterior {
   expectDraws(S);
@@ -68,8 +69,9 @@ export function linearised(model: LogitModel<PackedBatch>, state: Laplace, { S, 
     for (let row = 0; row < n; row++) {
       const L = rootOf(covariance.subarray(row * K * K, (row + 1) * K * K), K);
       const stream = new Stream(seed, "laplace logits", index, row);
-      for (const member of members) {
-        const z = Array.from({ length: K }, () => stream.normal());
+      let z: number[] = [];
+      for (const [s, member] of members.entries()) {
+        z = s % 2 === 0 ? Array.from({ length: K }, () => stream.normal()) : z.map((x) => -x);
         for (let k = 0; k < K; k++) {
           let f = mean[row * K + k]!;
           for (let j = 0; j <= k; j++) f += L[k * K + j]! * z[j]!;

@@ -97,6 +97,34 @@ describe("predictions", () => {
     });
   });
 
+  test("two classes: however wide the Gaussian, the answers are the mode's, of probit and of two draws alike", async () => {
+    await withNet(2, async (model) => {
+      const state = await posteriorOf(model, { structure: "full" }, { tau: 0.001 });
+      const { mean } = await gaussianLogits(model, state, batch);
+      for (let seed = 0; seed < 10; seed++) {
+        for (const posterior of [
+          probit(model, state),
+          linearised(model, state, { S: 2, seed }),
+          monteCarlo(model, state, { S: 2, seed }),
+        ]) {
+          const { logMean } = await predict(posterior, [batch]);
+          for (let row = 0; row < 2; row++)
+            expect(Math.sign(logMean[2 * row + 1]! - logMean[2 * row]!)).toBe(
+              Math.sign(mean[2 * row + 1]! - mean[2 * row]!),
+            );
+        }
+      }
+      // A pair lies about θ̂, and pairs differ.
+      const draws = laplaceDraws(state, { S: 3, seed: 1 });
+      const [a, b, c] = await Promise.all([0, 1, 2].map((s) => draws.read(s)));
+      const center = state.ggn.center.flatMap((values) => [...values]);
+      a!.forEach((value, i) => {
+        expect(value + b![i]!).toBeCloseTo(2 * center[i]!, 4);
+      });
+      expect(Math.abs(c![0]! - a![0]!)).toBeGreaterThan(1e-3);
+    });
+  });
+
   test("three classes: probit is near the average of draws, and a shift of all logits changes nothing", async () => {
     await withNet(3, async (model) => {
       const state = await posteriorOf(model, { structure: "full" }, { tau: 0.2 });

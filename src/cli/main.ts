@@ -155,7 +155,7 @@ function commands(io: Io): Command {
     .option("--no-shuffle", "batches in the table's order")
     .option(
       "--members <S>",
-      "sub-models that predict together, with a method that has them (default 16; ensemble: 5, rank-one: 4)",
+      "sub-models that predict together, with a method that has them (default 16; ensemble: 5, rank-one: 4, draws of logits: 64)",
     )
     .option(
       "--anchored [GROUPS]",
@@ -164,7 +164,10 @@ function commands(io: Io): Command {
     .option("--member-layers <WHICH>", "rank-one: linear layers with members: head (default), or all of the model's")
     .option("--member-precision <V>", "rank-one: how closely members stay to the shared weights (default 100)")
     .option("--sample <GROUPS>", "sgld, sghmc: what is sampled (default head); the rest stays at the mode")
-    .option("--sample-lr <H>", "sgld, sghmc: step size on the mean loss (default .02, .005)")
+    .option(
+      "--sample-lr <H>",
+      "sgld, sghmc: step size on the mean loss (default: what the head's curvature allows; .02 and .005 of other groups)",
+    )
     .option("--temperature <T>", "sgld, sghmc, swag, laplace: of the whole posterior (default 1)")
     .option("--likelihood-temperature <T>", "laplace, sgld, sghmc: of the likelihood alone (default 1)")
     .option("--temperature-sweep <T,…>", "measures these temperatures too, on dev, beside the one that the run keeps")
@@ -172,11 +175,17 @@ function commands(io: Io): Command {
     .option("--laplace-groups <GROUPS>", "laplace: groups that have one, diagonal (default) or kronecker")
     .option(
       "--predictive <NAME>",
-      "laplace: mc, draws of θ (default of the head), linearised, draws of the logits (default of other groups: a backward for every text and class), or probit, one member in closed form",
+      "laplace: linearised, draws of the logits (default; of groups a backward for every text and class), probit, one member in closed form, or mc, draws of θ",
     )
     .option("--laplace-memory <MB>", "laplace: most memory for the curvature (default 100)")
-    .option("--burn-in <N>", "sgld, sghmc: steps before the first draw (default 500)")
-    .option("--thin <N>", "sgld, sghmc: steps from draw to draw (default 50)")
+    .option(
+      "--burn-in <N>",
+      "sgld, sghmc: steps before the first draw (default: 500, of the head up to 10,000, until the start is forgotten)",
+    )
+    .option(
+      "--thin <N>",
+      "sgld, sghmc: steps from draw to draw (default: 50, of the head up to 1,000, a quarter of that)",
+    )
     .option("--chains <N>", "sgld, sghmc: chains, which share the members (default 2; 1 for one member)")
     .option("--friction <A>", "sghmc: share of the velocity that a step loses (default .1)")
     .option("--resample <K>", "sghmc: steps after which velocities are drawn anew (default: only at the start)")
@@ -184,7 +193,7 @@ function commands(io: Io): Command {
       "--cycles <M>",
       "sgld, sghmc: step sizes that fall to 0 and start again, M times a chain; draws are of each cycle's last part (default: one size)",
     )
-    .option("--exploration <P>", "--cycles: share of a cycle that looks for a mode, without noise (default .8)")
+    .option("--exploration <P>", "--cycles: share of a cycle that looks for a mode, without noise (default .5)")
     .option("--points <N>", "swag: points of the path that training goes on along (default 20)")
     .option("--every <N>", "swag: steps from point to point (default an epoch)")
     .option("--rank <K>", "swag: deviations kept, each as long as θ (default 10)")

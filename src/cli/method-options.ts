@@ -11,14 +11,14 @@ import { choiceValue, groupsValue, numberValue, refuse, wholeValue } from "./val
 export interface SamplerOptions {
   /** What moves; the rest stays at the mode. */
   groups: string[];
-  /** h, on J. */
-  lr: number;
+  /** h, on J; undefined, as burnIn and thin: by sampling-pace.ts. */
+  lr: number | undefined;
   /** T of the whole posterior. */
   temperature: number;
   /** T of the likelihood alone. */
   likelihoodTemperature: number;
-  burnIn: number;
-  thin: number;
+  burnIn: number | undefined;
+  thin: number | undefined;
   chains: number;
   /** SGHMC's α. */
   friction: number;
@@ -72,11 +72,6 @@ export interface LaplaceFlags {
 
 const PREDICTIVES = ["linearised", "probit", "mc"] as const;
 export type Predictive = (typeof PREDICTIVES)[number];
-
-/** Of the head draws of θ, whose average is the linearised one but for its Monte-Carlo error; of others, whose draws are no networks, the linearisation. */
-function predictiveFor(groups: readonly string[] = ["head"]): Predictive {
-  return groups.every((group) => group === "head") ? "mc" : "linearised";
-}
 
 export interface MethodOptions {
   /** Of `sgld` and `sghmc`. */
@@ -170,11 +165,11 @@ export function methodOptions(raw: RawFlags, method: Method, members: number): M
         ? {
             ...cyclesOf(given),
             groups: groupsValue("--sample", value("sample", "head")),
-            lr: above("sampleLr", "--sample-lr", method === "sghmc" ? "0.005" : "0.02"),
+            lr: given("sampleLr") === undefined ? undefined : above("sampleLr", "--sample-lr", "0.02"),
             temperature,
             likelihoodTemperature,
-            burnIn: given("cycles") === undefined ? whole("burnIn", "--burn-in", "500", 0, 1e7) : 0,
-            thin: whole("thin", "--thin", "50", 1, 1e6),
+            burnIn: given("burnIn") === undefined ? undefined : whole("burnIn", "--burn-in", "500", 0, 1e7),
+            thin: given("thin") === undefined ? undefined : whole("thin", "--thin", "50", 1, 1e6),
             chains: whole("chains", "--chains", String(Math.min(2, members)), CHAINS.min, CHAINS.max),
             friction: above("friction", "--friction", "0.1", 1),
             resample: given("resample") === undefined ? undefined : whole("resample", "--resample", "50", 1, 1e7),
@@ -248,7 +243,7 @@ function cyclesOf(given: (key: string) => string | undefined): Pick<SamplerOptio
     refuse("--burn-in", burnIn, "every cycle begins with its exploration, which is its burn-in", "Leave it out, or give --exploration."); // biome-ignore format: one sentence
   return {
     cycles: wholeValue("--cycles", cycles, { min: 1, max: 1e6, example: "4" }),
-    exploration: numberValue("--exploration", exploration ?? "0.8", { min: 0, max: 1, below: true, example: "0.8" }),
+    exploration: numberValue("--exploration", exploration ?? "0.5", { min: 0, max: 1, below: true, example: "0.5" }),
   };
 }
 
@@ -268,7 +263,8 @@ function curvatureFlags(
   return {
     structure: chosen,
     groups: named,
-    predictive: choiceValue("--predictive", predictive ?? predictiveFor(named), PREDICTIVES),
+    // Of the last layer exact, of groups, whose draws are no networks, the model that the curvature is of.
+    predictive: choiceValue("--predictive", predictive ?? "linearised", PREDICTIVES),
     maxBytes: MB ? 1e6 * MB : undefined,
   };
 }

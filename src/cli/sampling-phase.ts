@@ -28,11 +28,12 @@ import { featuresFit } from "../train/frozen.ts";
 import type { SamplerOptions } from "./method-options.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
+import { longestPace, samplingPace } from "./sampling-pace.ts";
 import { refuse } from "./values.ts";
 import { lookAtDraws } from "./volume.ts";
 
 /** The cycle of the chains' step sizes, which has room for the draws of the longest; undefined where they stay. */
-function cycleFor({ cycles, thin, chains, exploration = 0 }: SamplerOptions, members: number) {
+function cycleFor({ cycles, chains, exploration = 0 }: SamplerOptions, thin: number, members: number) {
   const draws = shareOf(members, chains, 0);
   return cycles === undefined ? undefined : cycleOf({ draws, thin, cycles, exploration });
 }
@@ -43,12 +44,15 @@ export function checkSampling(
   sampler: SamplerOptions,
 ): void {
   sampledSlices(target, sampler.groups);
-  const { thin, burnIn, chains, cycles = 1 } = sampler;
-  const cycle = cycleFor(sampler, members);
+  const { chains, cycles = 1 } = sampler;
+  const { burnIn, thin } = longestPace(sampler);
+  const cycle = cycleFor(sampler, thin, members);
   const walked = thin * shareOf(members, chains, 0);
   const steps = cycle ? cycles * cycle.length : burnIn + walked;
   if (steps <= MOST_STEPS) return;
   const why = `a chain of ${steps} steps (expected at most ${MOST_STEPS})`;
+  if (cycle && sampler.thin === undefined)
+    refuse("--exploration", String(sampler.exploration), why, "Take a smaller one, or fewer --members.");
   if (!cycle && burnIn > walked) refuse("--burn-in", String(burnIn), why, "Take a smaller one.");
   const cure = cycle ? "--exploration" : "--burn-in";
   refuse("--thin", String(thin), why, `Take a smaller one, a smaller ${cure}, or fewer --members.`);
@@ -56,23 +60,26 @@ export function checkSampling(
 
 /** Chains of the sampler, their draws and their trace, written to the run's posterior. What ended them early, if anything did; thrown where it left none. */
 export async function samplingPhase(
-  { model, target, data, options, out }: PhaseContext,
+  context: PhaseContext,
   sampler: SamplerOptions,
 ): Promise<DivergedError | undefined> {
+  const { model, target, data, options, out } = context;
   const { method, members, seed } = options;
-  const { groups, lr, temperature, likelihoodTemperature, burnIn, thin, chains, friction, resample } = sampler;
-  const { cycles = 1 } = sampler;
+  const { groups, temperature, likelihoodTemperature, chains, friction, resample, cycles = 1 } = sampler;
   const drawsOfChain = (chain: number) => shareOf(members, chains, chain);
-  const cycle = cycleFor(sampler, members);
   const slices = sampledSlices(target, groups);
+  // A step of the head alone on vectors that are kept costs so little that it may see all of the data: the noise of small
+  // batches heats the chain.
+  const headOnly = slices.every((slice) => slice.groups[0] === "head");
+  const kept = headOnly && featuresFit(model, data.length);
+  const batch = kept ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
+  const pace = await samplingPace(context, sampler, { kept, batch, slices });
+  const { lr, burnIn, thin } = pace;
+  const cycle = cycleFor(sampler, thin, members);
   const writer = new PosteriorWriter(options.out, slices);
   // p(X|θ)^(1/T)·p(θ) is the posterior of N/T terms with the same mean: the prior weighs T times as much beside each.
   const tempered = { ...target, N: target.N / likelihoodTemperature };
   const settings = { lr, N: tempered.N, temperature, cycle };
-  // A step of the head alone on vectors that are kept costs so little that it may see all of the data: the noise of small
-  // batches heats the chain.
-  const headOnly = slices.every((slice) => slice.groups[0] === "head");
-  const batch = headOnly && featuresFit(model, data.length) ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
   const sentences = sentenceLogits(model, packBatch(data.slice(0, SENTENCES)), { headOnly, most: LOGITS });
   const bar = out.progress("sampling", members);
   const trace: Watched[] = [];
@@ -126,16 +133,25 @@ export async function samplingPhase(
   const ofDraws = diagnoseTrace(traceRows(trace).filter(({ variable }) => /^(distance|logit)\./.test(variable)));
   const diagnostics = { ...ofPath, ...ofDraws };
   const judged = trace.length >= LEAST_DRAWS * chains ? diagnostics : ofPath;
-  for (const [variable, { rhat, ess }] of Object.entries(judged)) {
-    if (rhat === undefined || !(rhat > LARGEST_RHAT)) continue;
-    const cure = cycle === undefined ? "raise --burn-in or --thin" : "take fewer --cycles, or raise --thin";
+  const apart = Object.entries(judged).flatMap(([variable, { rhat = 0, ess }]) =>
+    rhat > LARGEST_RHAT ? [{ variable, rhat, ess }] : [],
+  );
+  const [worst] = apart.sort((a, b) => b.rhat - a.rhat);
+  if (worst) {
+    const cure =
+      cycle === undefined
+        ? "raise --sample-lr, --burn-in or --thin"
+        : "raise --sample-lr or --thin, or take fewer --cycles or a smaller --exploration";
     out.warning(
-      `the chains disagree about ${variable} (R-hat ${rhat.toFixed(2)}, worth ${ess.toFixed(0)} independent draws): ${cure}`,
+      `the chains disagree about ${worst.variable} (R-hat ${worst.rhat.toFixed(2)}, worth ${worst.ess.toFixed(0)} independent draws): ${cure}`,
     );
-    break; // one is enough to know
   }
   const made = { draws: trace.length, seed, diagnostics, ...(diverged ? { divergedAt: diverged.step } : {}) };
-  await writer.finish(method, { ...sampler, ...(cycle ? { cycle: cycle.length } : {}), batch, ...made }, model.theta);
+  await writer.finish(
+    method,
+    { ...sampler, ...pace, ...(cycle ? { cycle: cycle.length } : {}), batch, ...made },
+    model.theta,
+  );
   const record = headOnly ? undefined : readPosterior(options.out);
   if (record) {
     const draws = storedDraws(options.out, record, model.theta, Math.min(4, record.members.length));

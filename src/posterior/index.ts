@@ -17,7 +17,14 @@ export {
   wilson,
 } from "./calibration.ts";
 export { curvatureOf, type KroneckerGaussian, type LayerShape, numbersOf, type Structure } from "./curvature.ts";
-export { type Chains, type Diagnosis, diagnose, effectiveSampleSize, splitRhat } from "./diagnostics.ts";
+export {
+  type Chains,
+  type Diagnosis,
+  diagnose,
+  effectiveSampleSize,
+  meanSampleSize,
+  splitRhat,
+} from "./diagnostics.ts";
 export {
   type Draws,
   heldDraws,
@@ -56,6 +63,7 @@ export {
 export type { LogitModel } from "./layers.ts";
 export { type GaussianLogits, gaussianLogits, linearised, probit } from "./linearised.ts";
 export { type DropoutMembersOptions, dropoutMembers, pointEstimate } from "./members.ts";
+export { headCurvature, meanFactor, type Pace, relaxation, stepFor, varianceAfter } from "./pace.ts";
 export {
   metricsOfPrediction,
   type Posterior,

@@ -50,8 +50,9 @@ describe("defaults", () => {
     expect(options({ method: "laplace", predictive: "probit" }).members).toBe(1);
     const laplace = (raw: RawFlags) => options({ method: "laplace", ...raw }).laplace!;
     expect([laplace({}).structure, laplace({ laplaceGroups: "layer.1,head" }).structure]).toEqual(["full", "diagonal"]);
-    expect(laplace({}).predictive).toBe("mc");
-    expect(laplace({ laplaceGroups: "layer.1,head" }).predictive).toBe("linearised");
+    expect(laplace({}).predictive).toBe("linearised");
+    expect(options({ method: "laplace" }).members).toBe(64);
+    expect(options({ method: "laplace", predictive: "mc" }).members).toBe(16);
     expect(laplace({ laplaceGroups: "layer.1", predictive: "mc" }).predictive).toBe("mc");
     expect(options({ optimizer: "adamw" }).weightDecay).toBe(0.01);
     expect(options({ shuffle: false }).shuffle).toBe(false);
@@ -198,11 +199,11 @@ describe("the same flags to resume", () => {
   test("so may a limit, and a default that is spelt out", () => {
     const laplace = (raw: RawFlags) => record({ method: "laplace", ...raw });
     expect(differingFlags(laplace({ laplaceMemory: "50" }), laplace({}))).toBeUndefined();
-    expect(differingFlags(laplace({}), laplace({ predictive: "mc", structure: "full" }))).toBeUndefined();
+    expect(differingFlags(laplace({}), laplace({ predictive: "linearised", structure: "full" }))).toBeUndefined();
     const groups = { laplaceGroups: "layer.1" };
     expect(differingFlags(laplace(groups), laplace({ ...groups, predictive: "linearised" }))).toBeUndefined();
     const sghmc = (raw: RawFlags) => record({ method: "sghmc", cycles: "2", ...raw });
-    expect(differingFlags(sghmc({}), sghmc({ chains: "2", exploration: ".8", thin: "50" }))).toBeUndefined();
+    expect(differingFlags(sghmc({}), sghmc({ chains: "2", exploration: ".5" }))).toBeUndefined();
   });
   test("a flag that differs is named with both values", () => {
     expect(differingFlags(record(), record({ lr: "1e-4", shuffle: false }))).toBe(
@@ -214,18 +215,18 @@ describe("the same flags to resume", () => {
     // A method's own, under the name that was typed.
     const sghmc = (raw: RawFlags) => record({ method: "sghmc", members: "4", chains: "1", ...raw });
     expect(differingFlags(sghmc({}), sghmc({ resample: "5", sampleLr: "0.1" }))).toBe(
-      '--sample-lr was "0.005" and is "0.1"; --resample was nothing and is "5"',
+      '--sample-lr was nothing and is "0.1"; --resample was nothing and is "5"',
     );
     expect(differingFlags(sghmc({ cycles: "2" }), sghmc({ cycles: "4" }))).toBe('--cycles was "2" and is "4"');
     expect(differingFlags(sghmc({ cycles: "2" }), sghmc({}))).toBe(
-      '--cycles was "2" and is nothing; --exploration was "0.8" and is nothing; --burn-in was "0" and is "500"',
+      '--cycles was "2" and is nothing; --exploration was "0.5" and is nothing',
     );
     const laplace = (raw: RawFlags) => record({ method: "laplace", ...raw });
     expect(differingFlags(laplace({}), laplace({ structure: "diagonal", laplaceGroups: "head" }))).toBe(
       '--structure was "full" and is "diagonal"; --laplace-groups was nothing and is "head"',
     );
-    expect(differingFlags(laplace({ predictive: "linearised" }), laplace({}))).toBe(
-      '--predictive was "linearised" and is "mc"',
+    expect(differingFlags(laplace({ predictive: "mc", members: "64" }), laplace({}))).toBe(
+      '--predictive was "mc" and is "linearised"',
     );
     // Of another method only that, and what both have.
     expect(differingFlags(sghmc({}), laplace({ members: "4", lr: "1e-4" }))).toBe(

@@ -209,7 +209,20 @@ describe("a run of a sampler", () => {
       "--epochs",
       "1",
     ];
-    const flags = ["--batch", "8", "--seed", "3", "--lr", "1e-3", "--method", "laplace", "--members", "7"];
+    const flags = [
+      "--batch",
+      "8",
+      "--seed",
+      "3",
+      "--lr",
+      "1e-3",
+      "--method",
+      "laplace",
+      "--predictive",
+      "mc",
+      "--members",
+      "7",
+    ];
     const sweep = ["--likelihood-temperature", "2", "--temperature-sweep", "0.1,100", "--json"];
     const { code, stdout, stderr } = await run([...base, ...flags, ...sweep]);
     expect(code).toBe(0);
@@ -320,12 +333,12 @@ describe("refused with a sentence", () => {
     [
       "a chain without end",
       ["--method", "sgld", "--members", "4096", "--thin", "1000000"],
-      "--thin 1000000: a chain of 2048000500 steps (expected at most 10000000). Take a smaller one, a smaller --burn-in, or",
+      "--thin 1000000: a chain of 2048003000 steps (expected at most 10000000). Take a smaller one, a smaller --burn-in, or",
     ],
     [
       "a cycle that does little but explore",
       ["--method", "sgld", "--members", "4", "--cycles", "2", "--exploration", "0.99999999"],
-      "--thin 50: a chain of 9999999950 steps (expected at most 10000000). Take a smaller one, a smaller --exploration, or",
+      "--exploration 0.99999999: a chain of 59999999698 steps (expected at most 10000000). Take a smaller one, or fewer",
     ],
     [
       "a path without end",

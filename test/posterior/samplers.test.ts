@@ -154,6 +154,19 @@ describe("cycles", () => {
     // One step of √(2h·f) noise from the mode, f = ½(1 + cos π/2).
     expect(Math.abs(squares[5]! / (2 * 0.1 * 0.5) - 1)).toBeLessThan(five(D));
   });
+
+  test("the variance over three cycles is that of the recursion, whose steps shrink and whose noise comes and goes", async () => {
+    const [h, a, T, cycle] = [0.3, 2, 0.7, { length: 12, exploration: 0.5 }];
+    const optimizer = sgld({ lr: h, N: 1, temperature: T, cycle });
+    const { squares } = await variances(optimizer, { a, steps: 36, every: () => true });
+    let variance = 0;
+    for (const [i, square] of squares.entries()) {
+      const [place, step] = [(i % 12) / 12, h * 0.5 * (1 + Math.cos((Math.PI * (i % 12)) / 12))];
+      variance = (1 - step * a) ** 2 * variance + (place >= 0.5 ? 2 * step * T : 0);
+      expect(Math.abs(square - variance), `step ${i + 1}`).toBeLessThanOrEqual(five(D) * variance);
+    }
+    expect(variance).toBeGreaterThan(0.1);
+  });
 });
 
 test("the noise's scale is N's: a tenth of the variance for ten times the data", async () => {

@@ -1,0 +1,59 @@
+/**
+ * @file How large a sampler's steps may be and how many it needs, from two numbers: the largest curvature λ of the mean NLL,
+ * which bounds the step, and the smallest precision τ of the prior, which says how long a chain takes. Where the data say
+ * nothing θ is pulled by the prior alone, by hτ/N of its distance a step: after N/(hτ) steps it has forgotten its start to
+ * 1/e, and what has the prior's variance to gain has 1 − e^(−2) of it. A head has hundreds of such directions and a few of
+ * large λ; a chain that is not long beside N/(hτ) gives draws that are too near to each other, however small its R̂ may be.
+ */
+import type { PackedBatch } from "../data/batches.ts";
+import type { ThetaClassifier } from "./draws.ts";
+
+export interface Pace {
+  /** h, on the mean loss. */
+  lr: number;
+  /** Terms of the likelihood. */
+  N: number;
+  /** SGHMC's α; SGLD has none. */
+  friction?: number | undefined;
+}
+
+/**
+ * Steps after which a chain has forgotten its start to 1/e in a direction of precision τ that has no data: N/(hτ), and
+ * αN/(hτ) with a velocity, which coasts 1/α steps further on each push, but forgets itself in 2/α.
+ */
+export function relaxation({ lr, N, friction }: Pace, precision: number): number {
+  const steps = ((friction ?? 1) * N) / (lr * precision);
+  return friction === undefined ? steps : Math.max(steps, 2 / friction);
+}
+
+/** The share of its variance that such a direction has after `steps` of a chain that began at the mode. */
+export function varianceAfter(steps: number, relaxation: number): number {
+  return 1 - Math.exp((-2 * steps) / relaxation);
+}
+
+/** The mean of a cycle's factor ½(1 + cos πu) over the part that samples, u from `exploration` to 1. */
+export function meanFactor(exploration: number): number {
+  return 0.5 * (1 - Math.sin(Math.PI * exploration) / (Math.PI * (1 - exploration)));
+}
+
+/** hλ of the default step: of a Gaussian of curvature λ the variance is then a tenth to a seventh too large (SGLD, SGHMC). */
+const REACH = { sgld: 0.5, sghmc: 1 };
+
+/**
+ * The step that suits a curvature; `seen`: the share of the data in a batch, since a batch's noise heats the chain by
+ * hλ/2 of its variance for each time that the data are larger.
+ */
+export function stepFor(method: "sgld" | "sghmc", curvature: number, seen = 1): number {
+  return (REACH[method] / curvature) * Math.min(1, seen);
+}
+
+/**
+ * No curvature of a linear head's mean NLL is above this: of one text it is (diag p − ppᵀ) ⊗ xxᵀ with x = (features, 1), of
+ * whose factors the first is at most ½ and the second ‖x‖². The mean over a batch's texts.
+ */
+export async function headCurvature(model: ThetaClassifier, batch: PackedBatch): Promise<number> {
+  const { engine } = model;
+  const { read } = engine.step(() => engine.noGrad(() => ({ read: model.features(batch).read() })));
+  const squares = (await read).reduce((sum, x) => sum + x * x, 0);
+  return 0.5 * (squares / batch.sequences + 1);
+}

@@ -1,25 +1,33 @@
 /** @file The ways in which the picture and the experiment read many θ off one training. */
 
-import { type Example, type PackedBatch, packBatches } from "../src/data/batches.ts";
+import { type Example, type PackedBatch, packBatch, packBatches } from "../src/data/batches.ts";
 import type { BertForSequenceClassification } from "../src/model/bert.ts";
 import {
+  diagnoseTrace,
   drawsOf,
   dropoutMembers,
+  evidence,
   ggn,
+  headCurvature,
   heldDraws,
+  type Laplace,
   laplace,
   laplaceDraws,
   linearised,
+  maximiseEvidence,
   type Posterior,
   priorShapes,
+  relaxation,
   sampledSlices,
   sghmc,
+  stepFor,
   swag,
   type TrajectoryDraw,
   thetaMembers,
+  traceRows,
   trajectory,
 } from "../src/posterior/index.ts";
-import { adam, diagonalPrior, type LogPosterior } from "../src/train/index.ts";
+import { adam, diagonalPrior, fit, gaussianPrior, type LogPosterior, logPosterior } from "../src/train/index.ts";
 
 export interface Trained {
   model: BertForSequenceClassification;
@@ -32,8 +40,7 @@ export interface Draws {
   dropout: number;
   laplace: number;
   swag: { draws: number; points: number };
-  /** `batch`: default, the training's. */
-  sghmc: { chains: number; draws: number; burnIn: number; thin: number; lr: number; batch?: number };
+  sghmc: { chains: number; draws: number };
 }
 
 export interface Recipe {
@@ -43,9 +50,16 @@ export interface Recipe {
   seed: number;
 }
 
-type Reading = (trained: Trained, draws: Draws, recipe: Recipe) => Promise<{ posterior: Posterior; dispose(): void }>;
+export interface Read {
+  posterior: Posterior;
+  /** What there is to say of it beside its predictions. */
+  facts: Record<string, number>;
+  dispose(): void;
+}
 
-const alone = (posterior: Posterior) => ({ posterior, dispose() {} });
+type Reading = (trained: Trained, draws: Draws, recipe: Recipe) => Promise<Read>;
+
+const alone = (posterior: Posterior, facts: Record<string, number> = {}) => ({ posterior, facts, dispose() {} });
 
 export const READINGS = {
   dropout: async ({ model }, { dropout: S }, { seed }) => alone(dropoutMembers(model, { S, seed })),
@@ -55,17 +69,52 @@ export const READINGS = {
     return alone(linearised(model, laplace(curvature, target.prior), { S, seed }));
   },
 
-  sghmc: async ({ model, target, data }, { sghmc: { lr, ...path } }, { batch, seed }) => {
+  // The head's τ by MacKay's fixed point, the head trained to its maximum for each; the encoder stays as it was trained, and the
+  // evidence is of the head alone, on its vectors. θ is left there.
+  evidence: async ({ model, data }, { laplace: S }, { seed }) => {
+    const batches = packBatches(data, 64);
+    const options = { optimizer: adam({ lr: 0.02 }), epochs: 200, batch: data.length, dropout: false, warn: () => {} };
+    let last: Laplace | undefined;
+    const {
+      evidence: found,
+      precisions,
+      rounds,
+    } = await maximiseEvidence(
+      async ({ head: precision = 1 }) => {
+        const prior = gaussianPrior(model, { encoder: { precision: Number.POSITIVE_INFINITY }, head: { precision } });
+        const target = logPosterior(model, prior, { N: data.length });
+        for await (const _ of fit(target, data, { ...options, seed }));
+        last = laplace(await ggn(model, batches, { structure: "full" }), prior);
+        const found = await evidence(target, last, batches);
+        prior.dispose();
+        return found;
+      },
+      { head: 1 },
+      { rounds: 12, tolerance: 0.02 },
+    );
+    const facts = { headPrecision: precisions.head ?? Number.NaN, logEvidence: found.logEvidence, rounds };
+    return alone(linearised(model, last as Laplace, { S, seed }), facts);
+  },
+
+  // Steps as large as the head's curvature allows, and as many as a direction without data needs to forget the mode.
+  sghmc: async ({ model, target, data }, { sghmc: { chains, draws: S } }, { seed }) => {
+    const slices = sampledSlices(target, ["head"]);
+    const friction = 0.1;
+    const lr = stepFor("sghmc", await headCurvature(model, packBatch(data.slice(0, 64))));
+    const tau = Math.min(...slices.map((slice) => target.prior.precision(slice)));
+    const forgets = Math.ceil(relaxation({ lr, N: data.length, friction }, tau));
+    const path = { chains, draws: S, burnIn: 2 * forgets, thin: forgets, batch: data.length, seed };
+    const sampler = (own: number) => sghmc({ lr, friction, N: data.length, seed: own });
     const draws: TrajectoryDraw[] = [];
-    const sampler = (own: number) => sghmc({ lr, N: data.length, seed: own });
-    for await (const draw of trajectory(target, data, { sampler, batch, seed, ...path })) draws.push(draw);
-    return alone(thetaMembers(model, drawsOf(sampledSlices(target, ["head"]), draws)));
+    for await (const draw of trajectory(target, data, { sampler, ...path })) draws.push(draw);
+    const { rhat = Number.NaN, ess = Number.NaN } = diagnoseTrace(traceRows(draws)).logPrior ?? {};
+    return alone(thetaMembers(model, drawsOf(slices, draws)), { steps: path.burnIn + S * path.thin, rhat, ess });
   },
 
   swag: async ({ model, target, data }, { swag: { draws, points } }, { lr, headLr, batch, seed }) => {
     const every = Math.ceil(data.length / batch);
     const found = await swag(target, data, { optimizer: adam({ lr, headLr }), points, every, batch, seed, warn: () => {} }); // biome-ignore format: one call
-    return { posterior: thetaMembers(model, found.draws(draws, { seed })), dispose: () => found.dispose() };
+    return { posterior: thetaMembers(model, found.draws(draws, { seed })), facts: {}, dispose: () => found.dispose() };
   },
 } satisfies Record<string, Reading>;
 

@@ -91,7 +91,7 @@ export async function* predictions(
     ["SWAG", "swag"],
   ] as const) {
     if (!wanted(method)) continue;
-    const found = await READINGS[reading](trained, drawsFor(data.length), { ...RATES, batch: BATCH, seed });
+    const found = await READINGS[reading](trained, DRAWS, { ...RATES, batch: BATCH, seed });
     yield await ask(method, found.posterior);
     found.dispose();
   }
@@ -110,10 +110,9 @@ export async function* predictions(
   dispose();
 }
 
-/** A step of the head alone costs little, so that each may see all of the data. */
-const drawsFor = (n: number): Draws => ({
+const DRAWS: Draws = {
   dropout: MASKS,
   laplace: 64,
   swag: { draws: 16, points: 20 },
-  sghmc: { chains: 8, draws: 8, burnIn: 200, thin: 25, lr: 0.02, batch: n },
-});
+  sghmc: { chains: 4, draws: 16 },
+};

@@ -191,8 +191,12 @@ async function measure(
       } else {
         const make = Object.hasOwn(READINGS, reading) ? READINGS[reading as keyof typeof READINGS] : undefined;
         if (!make) throw new Error(`plan.json: no reading is named ${reading}`);
-        const { posterior, dispose } = await make(trained, plan.draws, { ...plan.rates, batch: plan.batch, seed });
-        await record(reading, posterior);
+        const { posterior, facts, dispose } = await make(trained, plan.draws, {
+          ...plan.rates,
+          batch: plan.batch,
+          seed,
+        });
+        await record(reading, posterior, facts);
         dispose();
       }
     }

@@ -5,7 +5,7 @@
  *   ts no-run     type-checked alone
  *   text output   stands, line by line, in what the document's code prints
  *   LANG from F   lines of file F, in order; a line `…` leaves some out
- *   json          lines of a run's metrics.jsonl: they parse, and their keys are `lineOf`'s
+ *   json          lines of metrics.jsonl, with the keys of `lineOf`, as the command in the `sh` before it writes them
  *   sh            commands that exist, with flags and files that exist
  */
 import { execFile } from "node:child_process";
@@ -188,6 +188,30 @@ test("the keys that README promises stand in the sources", () => {
     .map((path) => readFileSync(path, "utf8"))
     .join("\n");
   expect(keys.filter((key) => !new RegExp(`\\b${key}\\b`).test(sources))).toEqual([]);
+});
+
+test("lines of metrics.jsonl are what the command before them writes", async () => {
+  for (const { fences } of documents) {
+    for (const [i, { info, text }] of fences.entries()) {
+      if (info !== "json") continue;
+      const before = fences.slice(0, i).filter((fence) => fence.info === "sh");
+      const words = before.at(-1)?.text.replaceAll("\\\n", " ").trim().split(/\s+/) ?? [];
+      expect(words).toEqual(expect.arrayContaining(["npx", "priorwork", "--out"]));
+      const folder = join(WORK, "run");
+      words[words.indexOf("--out") + 1] = folder;
+      expect(await run([...words.slice(2), "--overwrite"])).toMatchObject({ code: 0 });
+      const written = readFileSync(join(folder, "metrics.jsonl"), "utf8").split("\n");
+      for (const line of text.trimEnd().split("\n")) {
+        const shown = JSON.parse(line) as Record<string, number>;
+        const found = JSON.parse(written[(shown.step ?? 0) - 1] ?? "{}") as Record<string, number>;
+        for (const [key, value] of Object.entries(shown)) {
+          // A speed is the machine's; of the others an adapter may have other last digits.
+          if (key === "tokensPerSecond") continue;
+          expect(Math.abs((found[key] ?? Number.NaN) - value), key).toBeLessThanOrEqual(1e-3 * Math.abs(value));
+        }
+      }
+    }
+  }
 });
 
 describe("commands", () => {

@@ -4,6 +4,7 @@
  * with --json, one JSON document, and the lines on stderr.
  */
 
+import { BENCHES } from "../src/cli/bench.ts";
 import { adapterText } from "../src/cli/output.ts";
 import { run } from "../src/cli/process.ts";
 import { loadTuned, tunedRemark } from "../src/cli/tuned.ts";
@@ -44,7 +45,7 @@ if (gpu.adapter.kind !== "hardware")
   process.stderr.write("note: a software adapter; compare ratios, not milliseconds\n");
 
 /** Made group by group, so that no group holds memory while another is timed. */
-const GROUPS: Record<string, () => BenchCase[] | Promise<BenchCase[]>> = {
+const GROUPS: Record<(typeof BENCHES)[number], () => BenchCase[] | Promise<BenchCase[]>> = {
   matmul: () => matmul(gpu),
   attention: () => attention(gpu),
   layernorm: () => layernorm(gpu),
@@ -60,9 +61,9 @@ const GROUPS: Record<string, () => BenchCase[] | Promise<BenchCase[]>> = {
 };
 
 const results: BenchRow[] = [];
-for (const [group, make] of Object.entries(GROUPS)) {
+for (const group of BENCHES) {
   if (words.includes("kernels") && ["step", "stack", "host", "memory", "posterior"].includes(group)) continue;
-  const bodies = await make();
+  const bodies = await GROUPS[group]();
   const wanted = bodies.filter(
     ({ name }) =>
       filters.length === 0 || filters.some((f) => name.toLowerCase().includes(f.toLowerCase()) || group === f),
@@ -101,9 +102,8 @@ if (json) {
   );
 }
 if (results.length === 0) {
-  const groups = Object.keys(GROUPS).join(", ");
   process.stderr.write(
-    `"${filters.join(" ")}": no case has that in its name. Choose kernels, ${groups}, or part of a case's name.\n`,
+    `"${filters.join(" ")}": no case has that in its name. Choose kernels, ${BENCHES.join(", ")}, or part of a case's name.\n`,
   );
   process.exitCode = 2;
 }

@@ -9,7 +9,22 @@ import { quote } from "../data/text.ts";
 import { InputError, PriorworkError } from "../errors.ts";
 import type { Io } from "./io.ts";
 import type { RawFlags } from "./options.ts";
-import { tune } from "./tune.ts";
+
+/** The groups of cases in bench/run.ts, in its order. Here, since the help names them and ships without `bench/`. */
+export const BENCHES = [
+  "matmul",
+  "attention",
+  "layernorm",
+  "softmax",
+  "elementwise",
+  "vector",
+  "ladder",
+  "host",
+  "step",
+  "stack",
+  "memory",
+  "posterior",
+] as const;
 
 export async function bench(words: readonly string[], raw: RawFlags, io: Io): Promise<void> {
   if (raw.tune === true) {
@@ -18,7 +33,7 @@ export async function bench(words: readonly string[], raw: RawFlags, io: Io): Pr
         `--tune: it measures the matrix products only (found ${quote(words.join(" "))}). Leave it out.`,
       );
     }
-    return tune(raw, io);
+    return (await import("./tune.ts")).tune(raw, io);
   }
   const program = fileURLToPath(new URL("../../bench/run.ts", import.meta.url));
   if (!existsSync(program)) {

@@ -6,6 +6,7 @@
 import { Command, CommanderError, Option } from "commander";
 import { inert, nearest, quote } from "../data/text.ts";
 import { InputError, PriorworkError } from "../errors.ts";
+import { BENCHES } from "./bench.ts";
 import type { Io } from "./io.ts";
 import type { RawFlags } from "./options.ts";
 import { VERSION } from "./version.ts";
@@ -172,7 +173,10 @@ function commands(io: Io): Command {
     .option("--likelihood-temperature <T>", "laplace, sgld, sghmc: of the likelihood alone (default 1)")
     .option("--temperature-sweep <T,…>", "measures these temperatures too, on dev, beside the one that the run keeps")
     .option("--structure <NAME>", "laplace: of the covariance: full (default, the last layer's), diagonal or kronecker")
-    .option("--laplace-groups <GROUPS>", "laplace: groups that have one, diagonal (default) or kronecker")
+    .option(
+      "--laplace-groups <GROUPS>",
+      "laplace: groups that have one, diagonal (default), or kronecker, which is nearer and larger",
+    )
     .option(
       "--predictive <NAME>",
       "laplace: linearised, draws of the logits (default; of groups a backward for every text and class), probit, one member in closed form, or mc, draws of θ",
@@ -309,12 +313,13 @@ function commands(io: Io): Command {
     async (_, raw, at) => (await import("./doctor.ts")).doctor(raw, at),
   );
   const bench = add(
-    "bench [WHAT...]",
+    "bench",
     "Measures the kernels and a training step on this device.",
     "priorwork bench kernels --json",
     async (words, raw, at) => (await import("./bench.ts")).bench(words, raw, at),
   );
 
+  bench.argument("[WHAT...]", `kernels, ${BENCHES.join(", ")}, or part of a case's name (default: all)`);
   bench.option("--tune", "find the fastest matrix products for this adapter, and use them from now on");
 
   for (const command of [finetune, evaluate, predict, embed, pretrain, doctor, bench]) {

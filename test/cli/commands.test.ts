@@ -5,6 +5,7 @@
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
+import { BENCHES } from "../../src/cli/bench.ts";
 import { npy } from "../../src/cli/embed.ts";
 import { writeSafetensors } from "../../src/model/safetensors.ts";
 import { temporaryFolder } from "../data/shared.ts";
@@ -189,6 +190,8 @@ describe("pretrain", () => {
     // Ten pairs in batches of 32.
     expect(domain.stderr).toMatch(/15 sentences in 5 documents, 1 step$/m);
     expect(domain.stdout).toMatch(/^1 step in /);
+    // Maximum likelihood has no prior, and no share of one.
+    expect(domain.stderr).toMatch(/^training 1\/1 {2}epoch 1\.0 {2}nll \d+\.\d+ {2}\S+ s$/m);
     const stages = JSON.parse(readFileSync(at("domain/run.json"), "utf8")).lineage;
     // Maximum likelihood, from weights too: it starts at them and has no prior around them.
     expect(stages.map(({ prior }: { prior: unknown }) => prior)).toEqual([null, null]);
@@ -249,6 +252,11 @@ describe("usage", () => {
       expect(stdout).toContain("Example:\n  priorwork ");
     },
   );
+
+  test("bench --help names what can be measured", async () => {
+    const { stdout } = await run(["bench", "--help"]);
+    expect(stdout.replace(/\s+/g, " ")).toContain(`kernels, ${BENCHES.join(", ")}, or part of a case's name`);
+  });
 
   test("DEBUG=1 adds the stack", async () => {
     const quiet = await run(["evaluate"]);

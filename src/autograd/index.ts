@@ -4,4 +4,13 @@ export { checkGradients, type GradientCheck } from "./gradcheck.ts";
 export * as ops from "./ops.ts";
 export type { Rule, Sink, TapeNode } from "./tape.ts";
 export { type GradientSlot, Tensor } from "./tensor.ts";
-export { Layout, type Parameter, type ParameterSpec, type Slice, type SliceSpec, Theta, valueFor } from "./theta.ts";
+export {
+  Layout,
+  type Parameter,
+  type ParameterSpec,
+  type Slice,
+  type SliceSpec,
+  Theta,
+  tensorNames,
+  valueFor,
+} from "./theta.ts";

@@ -109,6 +109,17 @@ export class Layout {
   }
 }
 
+/** The names of a slice's tensors, for sentences: what several have in common once, "….self.{query,key,value}.weight". */
+export function tensorNames({ parameters }: Pick<Slice, "parameters">): string {
+  const names = parameters.map(({ name }) => name.split("."));
+  const [first = []] = names;
+  const differing = first.flatMap((part, i) => (names.every((name) => name[i] === part) ? [] : [i]));
+  const [only] = differing;
+  if (only === undefined || differing.length > 1 || names.some(({ length }) => length !== first.length))
+    return parameters.map(({ name }) => name).join(", ");
+  return first.map((part, i) => (i === only ? `{${names.map((name) => name[i]).join(",")}}` : part)).join(".");
+}
+
 /** The value that holds for a slice: that of its most particular group that `values` names. */
 export function valueFor<T>(slice: Slice, values: Readonly<Record<string, T>>): T | undefined {
   for (let i = slice.groups.length - 1; i >= 0; i--) {

@@ -6,13 +6,14 @@
 import { count } from "../data/tables.ts";
 import { inert } from "../data/text.ts";
 import { figure } from "./format.ts";
+import type { FinetuneOptions } from "./options.ts";
 
 export interface CardFacts {
   name: string;
   labels: readonly string[];
   readout: string;
   head: string;
-  method: string;
+  options: Pick<FinetuneOptions, "method" | "sampler" | "swag" | "ensemble" | "laplace">;
   precision: string;
   source: string;
   train: { file: string; rows: number };
@@ -41,12 +42,13 @@ export function markdown(text: string): string {
 }
 
 export function modelCard(facts: CardFacts): string {
-  const { metrics } = facts;
+  const { metrics, options } = facts;
+  const many = predictsWith(options, typeof metrics?.members === "number" ? metrics.members : 1);
   const figures = ["accuracy", "nll", "brier", "ece", "eceFloor"].filter((key) => typeof metrics?.[key] === "number");
   const shown = figures.map((key) => figure(metrics?.[key] as number));
   const rows = [
     ["start", markdown(facts.source)],
-    ["method", `${facts.method}, prior precision ${markdown(facts.precision)}`],
+    ["method", `${methodWords(options)} (--method ${options.method}), prior precision ${markdown(facts.precision)}`],
     ["readout, head", `${markdown(facts.readout)}, ${markdown(facts.head)}`],
     [
       "trained on",
@@ -63,15 +65,94 @@ export function modelCard(facts: CardFacts): string {
   ];
   if (figures.length > 0) {
     const table = [figures, figures.map(() => "---"), shown].map((row) => `| ${row.join(" | ")} |`).join("\n");
-    const on = `Measured on ${markdown(facts.measuredOn)}, ${String(metrics?.n)} examples`;
+    const by = many ? `, by ${many.measured}` : "";
+    const on = `Measured on ${markdown(facts.measuredOn)}, ${String(metrics?.n)} examples${by}`;
     const chosen = facts.selectedOnDev ? "; θ was selected on these same examples, so the numbers flatter it" : "";
     parts.push(
       `${on}${chosen}.\n\n${table}\n\neceFloor is the ECE that a perfectly calibrated model of this confidence would show.`,
     );
   }
   parts.push(`## From the command line\n\n\`\`\`sh\nnpx priorwork predict --run . --text "…" --json\n\`\`\``);
-  parts.push(`## From Python\n\n\`\`\`python\n${python(facts)}\n\`\`\``);
+  parts.push("## From Python");
+  if (many) {
+    parts.push(
+      `These lines answer with model.safetensors alone, ${many.alone}: their probabilities are not those of the metrics. The command above predicts as it was measured.`,
+    );
+  }
+  parts.push(`\`\`\`python\n${python(facts)}\n\`\`\``);
   return `${parts.join("\n\n")}\n`;
+}
+
+/** What the method is, in words; names of groups are checked, and no markup. */
+function methodWords({ method, sampler, swag, ensemble, laplace }: CardFacts["options"]): string {
+  switch (method) {
+    case "mle":
+      return "maximum likelihood";
+    case "map":
+      return "MAP";
+    case "frozen":
+      return "MAP of the head, the encoder frozen";
+    case "scratch":
+      return "maximum likelihood from a random start";
+    case "dropout":
+      return "MAP, its dropout kept on in predictions";
+    case "sgld":
+    case "sghmc":
+      return `${method.toUpperCase()} of ${sampler?.groups.join(", ")}, from the run's mode`;
+    case "swag":
+      return (swag?.modes ?? 1) > 1 ? `multi-SWAG around ${swag?.modes} modes` : "SWAG around the run's mode";
+    case "ensemble":
+      return ensemble?.anchored
+        ? `anchored ensemble, its centres drawn in ${ensemble.anchored.join(", ")}`
+        : "ensemble of trainings from other seeds";
+    case "rank-one":
+      return "rank-one ensemble";
+    case "laplace": {
+      const how = { linearised: ", linearised", probit: " by probit", mc: " by mc draws of θ" };
+      return `Laplace${laplace ? how[laplace.predictive] : ""}, of ${laplace?.groups?.join(", ") ?? "the last layer"}`;
+    }
+    default:
+      return method satisfies never;
+  }
+}
+
+/** What the run predicts with, where that is more than model.safetensors, and what that file is without it. */
+function predictsWith(
+  { method, ensemble, laplace }: CardFacts["options"],
+  members: number,
+): { measured: string; alone: string } | undefined {
+  const alone = "the run's mode";
+  switch (method) {
+    case "mle":
+    case "map":
+    case "frozen":
+    case "scratch":
+      return undefined;
+    case "dropout":
+      if (members === 1) return undefined;
+      return { measured: `the average over ${members} dropout masks of the one θ`, alone: "that θ without dropout" };
+    case "laplace":
+      if (laplace?.predictive === "probit")
+        return { measured: "the integral in closed form over the Gaussian in posterior/", alone };
+      if (laplace?.predictive === "linearised")
+        return {
+          measured: `the average over ${count(members, "draw")} of the logits from the Gaussian in posterior/`,
+          alone,
+        };
+      break;
+    case "sgld":
+    case "sghmc":
+    case "swag":
+    case "ensemble":
+    case "rank-one":
+      break;
+    default:
+      return method satisfies never;
+  }
+  const measured =
+    members === 1 ? "its one member, the θ in posterior/" : `the average over ${members} members, the θ in posterior/`;
+  if (method === "rank-one") return { measured, alone: "the weights that its members share" };
+  return { measured, alone: method === "ensemble" && !ensemble?.anchored ? "its first member" : alone };
 }
 
 /** The lines of Python that give `logits` for `text`: in dropout-free evaluation, as this program computes them. */

@@ -3,7 +3,7 @@
  * what each says above itself. charts.ts draws them.
  */
 import * as fs from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { storageError, writeFileAtomic } from "../data/files.ts";
 import { count } from "../data/tables.ts";
 import { inert } from "../data/text.ts";
@@ -14,6 +14,7 @@ import { figure } from "./format.ts";
 import type { Calibration, Evaluated } from "./measure.ts";
 import { type RawFlags, textFlag } from "./options.ts";
 import type { Output } from "./output.ts";
+import { makeFolder, nearestThere } from "./run-folder.ts";
 import { statusOf } from "./source.ts";
 import { refuse } from "./values.ts";
 
@@ -27,7 +28,7 @@ const FILES = {
 
 /**
  * The folder of `--charts`, which may not be there yet; undefined without the flag. Checked before anything is measured.
- * InputError: a chart of it would be overwritten. StorageError: the folder that it goes into is not there.
+ * InputError: a chart of it would be overwritten. StorageError: nothing can be written there.
  */
 export function chartsOption(
   raw: RawFlags,
@@ -44,19 +45,19 @@ export function chartsOption(
   if (status !== undefined && !status.isDirectory()) {
     throw new InputError(`${flag}: a file (expected a folder). Choose another.`);
   }
-  const parent = dirname(resolve(folder));
-  if (status === undefined && statusOf(parent)?.isDirectory() !== true) {
-    throw new StorageError(`${flag}: its parent folder does not exist. Make it, or choose another.`);
+  const there = nearestThere(folder);
+  if (statusOf(there)?.isDirectory() !== true) {
+    throw new StorageError(`${flag}: a part of this path is a file, not a folder. Check the path.`);
   }
   const { reliability, coverage } = FILES;
   const [own, other, chains] = [scaled && FILES.scaled, ood && FILES.uncertainty, trace && FILES.trace];
   const files = [reliability, coverage, own, other, chains].filter((file) => file !== false);
-  const there = files.find((file) => statusOf(join(folder, file)) !== undefined);
-  if (there !== undefined && raw.overwrite !== true) {
-    throw new InputError(`${flag}: ${there} exists. Add --overwrite to replace it, or choose another folder.`);
+  const drawn = files.find((file) => statusOf(join(folder, file)) !== undefined);
+  if (drawn !== undefined && raw.overwrite !== true) {
+    throw new InputError(`${flag}: ${drawn} exists. Add --overwrite to replace it, or choose another folder.`);
   }
   try {
-    fs.accessSync(status === undefined ? parent : folder, fs.constants.W_OK | fs.constants.X_OK);
+    fs.accessSync(there, fs.constants.W_OK | fs.constants.X_OK);
   } catch (error) {
     throw storageError(folder, "write", error);
   }
@@ -128,7 +129,7 @@ export async function writeCharts(folder: string, drawn: Drawn, out: Output): Pr
     charts.push([FILES.trace, await traceChart(trace, { title: "Trace", lines })]);
   }
   try {
-    if (!fs.existsSync(folder)) fs.mkdirSync(folder);
+    makeFolder(resolve(folder));
   } catch (error) {
     throw storageError(folder, "write", error);
   }

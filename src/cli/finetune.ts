@@ -24,7 +24,7 @@ import { Output } from "./output.ts";
 import { checkPhase, hasPhase, type PhaseContext, posteriorPhase, temperatureSweep } from "./posterior-phase.ts";
 import { priorFile } from "./prior-choice.ts";
 import { checkPrior } from "./prior-file.ts";
-import { strengthOf, strengthText } from "./prior-strength.ts";
+import { strengthNames, strengthOf, strengthText } from "./prior-strength.ts";
 import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
 import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
@@ -192,12 +192,14 @@ async function train(
   };
   // What the phase begins with is to remove the members that made a finished run whole.
   if (earlier?.finished && hasPhase(options)) writeRun(options.out, record);
+  const begun = out.io.now();
   const temperatures = await temperatureSweep(phase, (posterior, what) =>
     measure(posterior, examples, { what, out, ifInterrupted: RESUME }),
   );
   const made = await posteriorPhase(phase);
   phase.found?.swag?.dispose();
   const strength = made?.laplace && (await strengthOf(phase, made.laplace));
+  const posteriorSeconds = (out.io.now() - begun) / 1000;
   const after = "after training";
   const measured = made
     ? await measure(made.posterior, examples, { what: after, out, ifInterrupted: RESUME })
@@ -211,6 +213,7 @@ async function train(
     finished: true,
     steps: training.trainer.steps,
     seconds: training.seconds,
+    ...(made ? { posteriorSeconds } : {}),
     evaluations: training.evaluations,
     ...more,
   };
@@ -220,6 +223,7 @@ async function train(
     method: options.method,
     steps: saved.steps,
     seconds: saved.seconds,
+    ...(made ? { posteriorSeconds } : {}),
     trainableParameters: trainable,
     before,
     metrics,
@@ -234,10 +238,12 @@ async function train(
         "diverged" in row ? [] : [[`T = ${row.temperature}`, row as EvaluateJson]],
       ),
     ]);
+    const posterior = made ? `, posterior in ${duration(posteriorSeconds)}` : "";
     out.text(
-      `${lines}\n\n${count(saved.steps, "step")} in ${duration(saved.seconds)}, ${trainable.toLocaleString("en")} trainable parameters`,
+      `${lines}\n\n${count(saved.steps, "step")} in ${duration(saved.seconds)}${posterior}, ${trainable.toLocaleString("en")} trainable parameters`,
     );
-    if (strength) out.text(strengthText(strength));
+    if (strength && made?.laplace)
+      out.text(strengthText(strength, strengthNames(phase, made.laplace, strength, options.laplace?.groups)));
     out.text(`run: ${options.out}\nnext: priorwork predict --run ${options.out} --text "…"`);
   }
   // The run is whole as far as it goes; that it does not go all the way is how the command ends.

@@ -5,8 +5,9 @@
  */
 import { packBatch, packBatches } from "../data/batches.ts";
 import { count } from "../data/tables.ts";
-import { InterruptedError } from "../errors.ts";
+import { InputError, InterruptedError } from "../errors.ts";
 import { expectLaplace, type Ggn, ggn, type Laplace, laplace, laplaceDraws, priorShapes } from "../posterior/index.ts";
+import { CurvatureRoomError } from "../posterior/room.ts";
 import { bytesText } from "../train/index.ts";
 import { writeGaussian } from "./gaussian-folder.ts";
 import type { LaplaceFlags } from "./method-options.ts";
@@ -29,13 +30,24 @@ export function checkLaplace(
   const { structure, groups, maxBytes } = flags;
   const linearised = flags.predictive !== "mc";
   const one = packBatch(data.slice(0, 1));
-  const cost = expectLaplace(model, target.prior, one, { structure, groups, maxBytes, linearised });
-  const { parameters, bytes, jacobianBytes, left } = cost;
+  const { parameters, bytes, jacobianBytes, left } = namingTheLimit(() =>
+    expectLaplace(model, target.prior, one, { structure, groups, maxBytes, linearised }),
+  );
   const jacobian = jacobianBytes > 0 ? `, and ${bytesText(jacobianBytes)} for the Jacobian of a text` : "";
   const of = groups?.join(", ") ?? "the last layer";
   out.note(`laplace: ${structure} over ${parameters.toLocaleString("en")} parameters of ${of}: ${bytesText(bytes)}${jacobian}`); // biome-ignore format: one sentence
   if (left.length > 0)
     out.note(`laplace: ${count(left.length, "tensor")} of ${of}, of no linear layer, stay at the mode`);
+}
+
+/** A refusal for want of memory says which flag sets the limit. */
+function namingTheLimit<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof CurvatureRoomError)) throw error;
+    throw new InputError(`${error.message} --laplace-memory MB sets it.`, { cause: error });
+  }
 }
 
 /** One pass over the training table, then draws or the Gaussian, written to the run's posterior. Gives the Gaussian. */

@@ -130,7 +130,9 @@ export async function predictions(
       onProgress: (done) => {
         bar.update(done);
         if (out.io.signal.aborted)
-          throw new InterruptedError(`interrupted (${what}, ${done} of ${examples.length}). ${ifInterrupted}`);
+          throw new InterruptedError(
+            `interrupted (${what}, ${Math.floor(done)} of ${examples.length}). ${ifInterrupted}`,
+          );
       },
     });
   } finally {

@@ -23,6 +23,7 @@ export class Progress {
   #first: { done: number; at: number } | undefined;
   #last = { at: Number.NEGATIVE_INFINITY, done: 0 };
   #drawn = false;
+  #finished = false;
   #ended = false;
 
   constructor(stream: Stream, now: Clock, what: string, total: number) {
@@ -33,13 +34,14 @@ export class Progress {
     this.#start = now();
   }
 
-  /** `done` of the total; `detail` stands behind it. */
+  /** `done` of the total, whole or not: what is begun counts in the time left. `detail` stands behind it. */
   update(done: number, detail = ""): void {
-    if (this.#ended) return;
+    if (this.#ended || this.#finished) return;
     const now = this.#now();
     // The first piece compiles shaders and says nothing about the others.
     this.#first ??= { done, at: now };
     const finished = done >= this.#total;
+    this.#finished = finished;
     if (this.#stream.isTTY) {
       if (!finished && now - this.#last.at < REDRAW_MS) return;
       this.#last = { at: now, done };
@@ -50,7 +52,7 @@ export class Progress {
     const tenth = done - this.#last.done >= this.#total / 10 && since >= 1000;
     if (!finished && since < LINE_MS && !tenth) return;
     this.#last = { at: now, done };
-    this.#stream.write(`${inert(`${this.#what} ${done}/${this.#total}${this.#tail(done, now, detail)}`)}\n`);
+    this.#stream.write(`${inert(`${this.#what} ${this.#count(done)}${this.#tail(done, now, detail)}`)}\n`);
   }
 
   /** Wipes the bar, so that a line may be written where it stood; the next update draws it again. */
@@ -74,7 +76,12 @@ export class Progress {
   #bar(done: number, now: number, detail: string): string {
     const share = this.#total === 0 ? 1 : Math.min(1, done / this.#total);
     const full = Math.round(share * BAR);
-    return `${this.#what} ${"█".repeat(full)}${"░".repeat(BAR - full)} ${done}/${this.#total}${this.#tail(done, now, detail)}`;
+    return `${this.#what} ${"█".repeat(full)}${"░".repeat(BAR - full)} ${this.#count(done)}${this.#tail(done, now, detail)}`;
+  }
+
+  /** What is finished, of all. */
+  #count(done: number): string {
+    return `${Math.floor(done)}/${this.#total}`;
   }
 
   #tail(done: number, now: number, detail: string): string {

@@ -57,7 +57,10 @@ export interface RunRecord {
   /** The metrics of the model as loaded. */
   before: JsonObject | null;
   steps: number;
+  /** Of training. */
   seconds: number;
+  /** Of what a method does after it: its draws, members or Gaussian. */
+  posteriorSeconds?: number;
 }
 
 /** What a run may write; `--overwrite` removes these and nothing else. */
@@ -89,9 +92,7 @@ export function checkOut(
   const status = guarded(out, "write", () => fs.statSync(out, { throwIfNoEntry: false }));
   if (status !== undefined && !status.isDirectory()) throw new InputError(`${shown}: a file (expected a folder).`);
   // Found out now, not when the model has been measured.
-  let parent = resolve(out);
-  while (!fs.existsSync(parent) && dirname(parent) !== parent) parent = dirname(parent);
-  guarded(out, "write", () => fs.accessSync(parent, fs.constants.W_OK | fs.constants.X_OK));
+  guarded(out, "write", () => fs.accessSync(nearestThere(out), fs.constants.W_OK | fs.constants.X_OK));
   const here = realPath(out);
   for (const input of inputs) {
     // A file of the run, or one in a folder of the run's, under the name it was given or the one that links lead to.
@@ -144,8 +145,15 @@ export function emptyOut(out: string): void {
   });
 }
 
+/** The path, or the nearest folder above it that is there. */
+export function nearestThere(path: string): string {
+  let found = resolve(path);
+  while (!fs.existsSync(found) && dirname(found) !== found) found = dirname(found);
+  return found;
+}
+
 /** As `mkdir -p`. Node's own, where the system says ENOENT although the parent is there (in /proc), tries for ever. */
-function makeFolder(path: string): void {
+export function makeFolder(path: string): void {
   if (fs.statSync(path, { throwIfNoEntry: false })?.isDirectory()) return;
   if (!fs.existsSync(dirname(path))) makeFolder(dirname(path));
   fs.mkdirSync(path);

@@ -185,7 +185,7 @@ export async function saveRun(run: {
     labels: model.labels,
     readout: model.readout.name,
     head: model.head,
-    method: options.method,
+    options,
     precision: precisionText(options.precisions),
     source: options.model,
     train: { file: basename(options.train), rows: record.data.train.rows },

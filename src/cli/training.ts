@@ -138,7 +138,7 @@ export class Training<B> {
         if (report.skipped) skipped++;
         if (out.io.env.DEBUG) out.note(stepSummary(report, trainer.target.model.engine.gpu.stats));
         onStep(report);
-        bar.update(report.step, barText(report));
+        bar.update(report.step, barText(report, trainer.target.prior.active));
         // Another step is on its way unless this one was settled.
         if (report.step !== trainer.step) continue;
         tick();
@@ -264,8 +264,9 @@ function moreOf({ rDrop, lossScale, skipped }: StepReport): JsonObject {
   };
 }
 
-function barText({ epoch, nll, priorShare }: StepReport): string {
-  return `epoch ${epoch.toFixed(1)}  nll ${nll.toFixed(3)}  prior share ${priorShare.toFixed(3)}`;
+function barText({ epoch, nll, priorShare }: StepReport, hasPrior: boolean): string {
+  const share = hasPrior ? `  prior share ${priorShare.toFixed(3)}` : "";
+  return `epoch ${epoch.toFixed(1)}  nll ${nll.toFixed(3)}${share}`;
 }
 
 function parseJourney(bytes: Uint8Array, name: string): Journey {

@@ -9,13 +9,21 @@ import type { PhaseContext } from "./posterior-phase.ts";
 /** Sentences that say whether draws keep the features. */
 const SENTENCES = 16;
 
+/** What each flag's draws leave to do. */
+const CURES = {
+  "--sample": "Sample the head alone (--sample head), raise --prior-precision, or lower a --temperature above 1.",
+  "--anchored": "Anchor the head alone (--anchored head), or raise --prior-precision.",
+  "--predictive mc": "Take --predictive linearised, --laplace-groups head, or a higher --prior-precision.",
+};
+
 /** Warns, under the flag's name, where draws leave other features than θ as it is. */
 export async function lookAtDraws(
   { model, data, out }: Pick<PhaseContext, "model" | "data" | "out">,
-  flag: string,
+  flag: keyof typeof CURES,
   draws: Draws,
   groups: readonly string[],
 ): Promise<void> {
-  const warning = volumeWarning(await featureCosine(model, draws, packBatch(data.slice(0, SENTENCES))), groups);
+  const cosine = await featureCosine(model, draws, packBatch(data.slice(0, SENTENCES)));
+  const warning = volumeWarning(cosine, groups, CURES[flag]);
   if (warning !== undefined) out.warning(`${flag}: ${warning}`);
 }

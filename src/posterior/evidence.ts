@@ -8,7 +8,7 @@
  *
  * A prior with τ = 0 has no evidence, being improper. Groups with τ = ∞ drop out: they are not random.
  */
-import type { Slice, Theta } from "../autograd/index.ts";
+import { type Slice, type Theta, tensorNames } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import type { LogPosterior } from "../train/objective.ts";
 import type { Prior } from "../train/prior.ts";
@@ -147,7 +147,7 @@ async function summedNll<B>(model: LogPosterior<B>["model"], batches: readonly B
 }
 
 /** The group by which the prior's precisions name a slice. */
-function namedBy(prior: Prior, slice: Slice): string {
+export function namedBy(prior: Pick<Prior, "precisions">, slice: Slice): string {
   return (
     [...slice.groups].reverse().find((group) => Object.hasOwn(prior.precisions, group)) ?? groupOf({ slices: [slice] })
   );
@@ -159,7 +159,7 @@ function refuseRest(theta: Theta, prior: Prior, covered: ReadonlySet<Slice>): vo
     const [group, precision] = [namedBy(prior, slice), prior.precision(slice)];
     if (precision === 0) throw improper(group);
     throw new InputError(
-      `evidence: ${slice.key} of ${group} learns (precision ${precision}) and is not in the Laplace approximation. ` +
+      `evidence: ${tensorNames(slice)} of ${group} learns (precision ${precision}) and is not in the Laplace approximation. ` +
         `Freeze ${group} (precision inf), take it into the approximation, or count it as fixed.`,
     );
   }

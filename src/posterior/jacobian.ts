@@ -81,7 +81,7 @@ export async function covarianceOfGroups(
 /** Bytes of the Jacobian of K logits that lie on the device at once; InputError where a block's are more than it takes. */
 export function expectJacobian(
   gpu: Gpu,
-  blocks: readonly { slices: readonly Pick<Slice, "key">[]; size: number }[],
+  blocks: readonly { slices: readonly Pick<Slice, "parameters">[]; size: number }[],
   K: number,
 ): number {
   const { maxBufferSize, maxStorageBufferBindingSize } = gpu.device.limits;

@@ -31,7 +31,7 @@ export interface Prediction extends Predictive {
 export interface PredictOptions {
   /** Sequences at once. */
   batch?: number;
-  /** Hears how many examples' worth of work is done. */
+  /** Hears how many examples' worth of work is done: of several members, one after the other, no whole number. */
   onProgress?: (done: number) => void;
 }
 
@@ -42,7 +42,7 @@ export async function predictAll(
   { batch = EVALUATION_BATCH, onProgress }: PredictOptions = {},
 ): Promise<Prediction> {
   if (examples.length === 0) throw new RangeError("predictAll: no examples");
-  return predict(posterior, packBatches(examples, batch), (share) => onProgress?.(Math.round(share * examples.length)));
+  return predict(posterior, packBatches(examples, batch), (share) => onProgress?.(share * examples.length));
 }
 
 /** As `predictAll`, for batches that are packed already. */

@@ -1,5 +1,5 @@
 /** @file Laplace's memory, known before anything is allocated; what does not fit is refused with what would. */
-import type { Slice } from "../autograd/index.ts";
+import { type Slice, tensorNames } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { bytesText } from "../train/vector-room.ts";
 import { type LayerShape, parametersOf, type Structure, width } from "./curvature.ts";
@@ -16,7 +16,18 @@ export function curvatureBytes(structure: Structure, layers: readonly LayerShape
 
 const MAX_BYTES = 100e6;
 
-/** The bytes; throws InputError, before anything is allocated, where they are more than `maxBytes`, and says what fits. */
+/** The curvature would take more memory than it may. Who set `maxBytes` may add how. */
+export class CurvatureRoomError extends InputError {
+  readonly bytes: number;
+  readonly maxBytes: number;
+  constructor(message: string, bytes: number, maxBytes: number) {
+    super(message);
+    this.bytes = bytes;
+    this.maxBytes = maxBytes;
+  }
+}
+
+/** The bytes; throws CurvatureRoomError, before anything is allocated, where they are more than `maxBytes`, and says what fits. */
 export function expectRoom(
   structure: Structure,
   layers: readonly LayerShape[],
@@ -29,8 +40,10 @@ export function expectRoom(
     .filter((other) => other !== structure && curvatureBytes(other, layers) <= maxBytes)
     .map((other) => `${other} (${bytesText(curvatureBytes(other, layers))})`);
   const instead = fitting.length > 0 ? `What fits: ${fitting.join(", ")}` : "Choose fewer groups";
-  throw new InputError(
-    `laplace: ${structure} over ${parameters} parameters takes ${bytesText(bytes)} (at most ${bytesText(maxBytes)}). ${instead}; or raise the limit.`,
+  throw new CurvatureRoomError(
+    `laplace: ${structure} over ${parameters.toLocaleString("en")} parameters takes ${bytesText(bytes)} (at most ${bytesText(maxBytes)}). ${instead}; or raise the limit.`,
+    bytes,
+    maxBytes,
   );
 }
 
@@ -39,14 +52,15 @@ export function expectRoom(
  */
 export function expectBuffers(
   most: number,
-  blocks: readonly { slices: readonly Pick<Slice, "key">[]; size: number }[],
+  blocks: readonly { slices: readonly Pick<Slice, "parameters">[]; size: number }[],
   K: number,
 ): void {
   for (const { slices, size } of blocks) {
+    const [first] = slices;
     const bytes = 4 * K * size;
     if (bytes <= most) continue;
     throw new InputError(
-      `laplace: the Jacobian of ${K} logits in ${slices[0]?.key} takes ${bytesText(bytes)} (at most ${bytesText(most)} on this device). Leave its group out.`,
+      `laplace: the Jacobian of ${K} logits in ${first && tensorNames(first)} takes ${bytesText(bytes)} (at most ${bytesText(most)} on this device). Leave its group out.`,
     );
   }
 }

@@ -3,7 +3,7 @@
  * then gives a draw every `thin` steps. Only the groups named move: the others are held where they are and, being frozen,
  * cost nothing. What a Bayesian looks at is kept beside each draw: a few functionals rather than millions of traces.
  */
-import { type Slice, valueFor } from "../autograd/index.ts";
+import { type Slice, tensorNames, valueFor } from "../autograd/index.ts";
 import type { Example, PackedBatch } from "../data/batches.ts";
 import { DivergedError, InputError } from "../errors.ts";
 import { streamKey } from "../random.ts";
@@ -149,7 +149,7 @@ export function sampledSlices<B>({ model, prior }: LogPosterior<B>, groups: read
   const flat = slices.find((slice) => prior.precision(slice) === 0);
   if (flat) {
     throw new InputError(
-      `sampled groups: ${flat.groups[0]} has a flat prior (${flat.key}), whose posterior need not be one. Give it a precision above 0.`,
+      `sampled groups: ${flat.groups[0]} has a flat prior (${tensorNames(flat)}), whose posterior need not be one. Give it a precision above 0.`,
     );
   }
   return slices;

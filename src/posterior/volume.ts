@@ -55,11 +55,15 @@ function meanCosine(a: Float32Array, b: Float32Array, n: number): number {
   return sum / n;
 }
 
-/** A line for the user where draws do not keep the features, else undefined. */
-export function volumeWarning(cosine: number, groups: readonly string[]): string | undefined {
+/** A line for the user where draws do not keep the features, else undefined; `cure` says what to do about it. */
+export function volumeWarning(
+  cosine: number,
+  groups: readonly string[],
+  cure = "Sample the head alone, raise the precision, or predict by the linearisation.",
+): string | undefined {
   if (cosine >= LEAST_COSINE) return undefined;
   return (
     `draws of ${groups.join(", ")} do not keep the features (mean cosine ${cosine.toFixed(2)} to those at θ̂, expected ${LEAST_COSINE} or more): ` +
-    "their precision is a fine penalty but no believable prior. Sample the head alone, raise the precision, or predict by the linearisation."
+    `their precision is a fine penalty but no believable prior. ${cure}`
   );
 }

@@ -9,7 +9,7 @@
  *   Student-t   −log p = ½(ν + 1) Σ log(1 + aΔᵢ²/ν)         a: 1/scale²; for ν > 2 the variance is ν/((ν − 2)a)
  * all without their constants.
  */
-import type { Slice, Theta } from "../autograd/index.ts";
+import { type Slice, type Theta, tensorNames } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import type { Gpu } from "../gpu/index.ts";
 import { empty, type Live, lowRankCombine, lowRankProject, NdArray, priorGradient } from "../kernels/index.ts";
@@ -83,7 +83,7 @@ async function gaussianNoise(
   const flat = slices[D.findIndex((d) => d.some((x) => !(x > 0)))];
   if (flat) {
     throw new InputError(
-      `prior: ${flat.key} has elements of precision 0, of which there is no draw. Give the prior a damping above 0, or leave ${flat.groups.at(-1) ?? flat.key} out.`,
+      `prior: ${tensorNames(flat)} has elements of precision 0, of which there is no draw. Give the prior a damping above 0, or leave ${flat.groups.at(-1) ?? flat.key} out.`,
     );
   }
   const U: Float32Array[][] = [];

@@ -2,7 +2,7 @@
  * @file A prior that was asked for and never had a say: its gradient was 0 in every step, since θ never left its mean. The
  * run was maximum likelihood without the user's knowing, so it fails. At step 1 θ = μ always: one step is too few to tell.
  */
-import type { Theta } from "../autograd/index.ts";
+import { type Theta, tensorNames } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import type { Stretch } from "./objective.ts";
 
@@ -33,7 +33,7 @@ export class PriorShares {
     if (still === undefined || this.#steps < 2) return;
     const first = layout.slices.find(({ offset }) => offset === still.offset);
     throw new InputError(
-      `prior: its share of the gradient was 0 in every step in ${first?.groups[0]} (from ${first?.key}) although a precision of ${still.precision} was asked for. ` +
+      `prior: its share of the gradient was 0 in every step in ${first?.groups[0]} (from ${first && tensorNames(first)}) although a precision of ${still.precision} was asked for. ` +
         "θ never left the prior's mean there: raise its learning rate or train longer; or give it precision 0, as --method mle does.",
     );
   }

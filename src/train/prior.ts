@@ -4,7 +4,7 @@
  * τ = 0 is a flat prior (maximum likelihood), τ = ∞ freezes the group. Precisions attach to groups; the most particular
  * group that is named wins, so `{ encoder: …, "layer.0": … }` treats one layer apart.
  */
-import { type Slice, type Theta, valueFor } from "../autograd/index.ts";
+import { type Slice, type Theta, tensorNames, valueFor } from "../autograd/index.ts";
 import { inert, nearest } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import { NdArray } from "../kernels/index.ts";
@@ -66,7 +66,7 @@ export function gaussianPrior(subject: PriorSubject | Theta, spec: GaussianPrior
     if (!found) {
       const group = slice.groups.at(-1) ?? slice.key;
       throw new InputError(
-        `prior: group ${slice.groups[0] ?? group} has no precision (parameter ${slice.key}; given: ${list(Object.keys(spec))}). Give it one; 0 is a flat prior.`,
+        `prior: group ${slice.groups[0] ?? group} has no precision (parameter ${tensorNames(slice)}; given: ${list(Object.keys(spec))}). Give it one; 0 is a flat prior.`,
       );
     }
     checkMean(slice, found, newParameters);
@@ -106,7 +106,7 @@ export function expectIsotropic(what: string, { density }: Pick<Prior, "density"
   const other = slices.find((slice) => density?.covers(slice));
   if (other === undefined) return;
   throw new InputError(
-    `${what}: the prior of ${other.groups.at(-1) ?? other.key} is ${density?.name} (expected an isotropic Gaussian, one precision for all of ${other.key}). Leave that group out, or train with another prior.`,
+    `${what}: the prior of ${other.groups.at(-1) ?? other.key} is ${density?.name} (expected an isotropic Gaussian, one precision for all of ${tensorNames(other)}). Leave that group out, or train with another prior.`,
   );
 }
 
@@ -164,7 +164,7 @@ function checkMean(slice: Slice, { mean, precision }: GroupPrior, newParameters:
   }
   if (!fresh && precision === Number.POSITIVE_INFINITY && mean === 0) {
     throw new InputError(
-      `prior: ${group} cannot be frozen at mean 0 (parameter ${slice.key} is pretrained). Freeze it at its pretrained mean.`,
+      `prior: ${group} cannot be frozen at mean 0 (parameter ${tensorNames(slice)} is pretrained). Freeze it at its pretrained mean.`,
     );
   }
 }

@@ -42,6 +42,14 @@ describe("an ensemble", () => {
     expect(metrics.members).toBe(3);
     const { stdout } = await run(["evaluate", "--run", at("plain"), "--data", dev, "--json"]);
     expect(JSON.parse(stdout)).toMatchObject(metrics);
+    expect(readFileSync(at("plain/README.md"), "utf8")).toContain(
+      "by the average over 3 members, the θ in posterior/.",
+    );
+  });
+
+  test("says of one text when all members have answered, and not before", async () => {
+    const { stderr } = await run(["predict", "--run", at("plain"), "--text", "a film"]);
+    expect(stderr.match(/^predicting .*/gm)?.map((line) => line.split(" ")[1])).toEqual(["0/1", "0/1", "1/1"]);
   });
 
   test("interrupted, keeps the members that are finished; --resume trains the others and ends as if nothing had been", async () => {
@@ -80,6 +88,9 @@ describe("an ensemble", () => {
     const destroyed = await run(finetune("wide", "--method", "ensemble", ...wide));
     expect(destroyed.code).toBe(0);
     expect(destroyed.stderr).toMatch(/warning: --anchored: draws of encoder, head do not keep the features/);
+    expect(destroyed.stderr).toMatch(
+      /no believable prior\. Anchor the head alone .--anchored head., or raise --prior-precision\.$/m,
+    );
   });
 });
 

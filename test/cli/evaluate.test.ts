@@ -2,7 +2,7 @@
  * @file `evaluate` beyond the metrics that a run keeps: the ECE's interval, risk against coverage, other domains,
  * temperature, charts. What it says is worked out again here from `predict`'s logits and entropies.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { temporaryFolder } from "../data/shared.ts";
@@ -143,8 +143,12 @@ describe("evaluate", () => {
     ["rows without labels", 2, ["--temperature-from", "ood.tsv"], /ood\.tsv: no label column/],
     ["no such other domain", 4, ["--ood", "nowhere.tsv"], /nowhere\.tsv/],
     ["a file for a folder", 2, ["--charts", "train.tsv"], /: a file \(expected a folder\)/],
-    ["a folder in none", 4, ["--charts", "none/charts"], /its parent folder does not exist\. Make it/],
-    ["a folder in a file", 4, ["--charts", "train.tsv/charts"], /its parent folder does not exist/],
+    [
+      "a folder in a file",
+      4,
+      ["--charts", "train.tsv/a/charts"],
+      /charts: a part of this path is a file, not a folder\. Check/,
+    ],
     ["an empty name", 2, ["--charts", ""], /^--charts "": empty \(expected DIR\)/],
     ["nothing to replace", 2, ["--overwrite"], /^--overwrite: nothing to replace \(found no --charts\)/],
   ])("refuses %s: one line, nothing written", async (_, expected, [flag = "", name], message) => {
@@ -154,7 +158,11 @@ describe("evaluate", () => {
     expect(stderr.trimEnd()).toMatch(message);
     expect(stderr.trimEnd()).not.toContain("\n");
     expect(readdirSync(folder).sort()).toEqual(before);
-    expect(existsSync(at("none"))).toBe(false);
+  });
+
+  test("makes the folder of the charts, and those that it lies in", async () => {
+    expect((await evaluate("--members", "1", "--charts", at("new/deep/charts"))).code).toBe(0);
+    expect(readdirSync(at("new/deep/charts")).sort()).toEqual(["coverage.svg", "reliability.svg"]);
   });
 
   test("an existing folder keeps what else is in it", async () => {

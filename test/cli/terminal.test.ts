@@ -97,6 +97,20 @@ test("plain lines elsewhere: few, and the last one always", () => {
   expect(written.at(-1)).toBe("training 100/100  \\u{1b}[31m  40 s\n");
 });
 
+test("a finished line is written once; what is not finished is not rounded up", () => {
+  const { written, clock, progress } = screen(false);
+  // One of 64 members after the other predicts 100 examples.
+  for (let member = 1; member <= 64; member++) {
+    progress.update((100 * member) / 64);
+    clock.ms += 20_000;
+  }
+  progress.update(100);
+  expect(written).toHaveLength(64);
+  expect(written[0]).toBe("training 1/100\n");
+  expect(written[62]).toBe("training 98/100  20 s left\n");
+  expect(written[63]).toBe("training 100/100  21 min\n");
+});
+
 test("the program starts from any folder, and a reader that goes away is no failure", () => {
   const program = fileURLToPath(new URL("../../bin/priorwork.js", import.meta.url));
   const version = spawnSync(process.execPath, [program, "--version"], { cwd: tmpdir(), encoding: "utf8" });

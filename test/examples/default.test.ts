@@ -3,7 +3,11 @@
  * computed probabilities, calibration on the full world; and what the design promises of it: room between what labels
  * alone teach and what the hidden word classes give.
  */
-import { readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { bayesOptimal, score } from "../../examples/default/bayes.ts";
 import { corpusText } from "../../examples/default/corpus.ts";
@@ -37,6 +41,33 @@ it("writes its corpus as documents of sentences, whose words are the vocabulary'
   expect(documents).toEqual(Array.from({ length: 30 }, (_, i) => corpusDocument(grammar, i)));
   const words = new Set(vocabulary);
   expect(documents.flat().flatMap(tokenize).flatMap((word) => wordPieces(word, words))).not.toContain("[UNK]"); // biome-ignore format: one line
+});
+
+it("writes its corpus where it is told to, and over nothing", () => {
+  const folder = mkdtempSync(join(tmpdir(), "priorwork-corpus-"));
+  const script = fileURLToPath(new URL("../../examples/default/corpus.ts", import.meta.url));
+  const tsx = import.meta.resolve("tsx");
+  const corpus = (...args: string[]) => {
+    const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", tsx, script, ...args], {
+      cwd: folder,
+      encoding: "utf8",
+    });
+    expect(stdout).toBe("");
+    return [status, stderr];
+  };
+  try {
+    const usage = "usage: npx tsx examples/default/corpus.ts FILE [DOCUMENTS]\n";
+    expect(corpus()).toEqual([2, usage]);
+    expect(corpus("c.txt", "1.5")).toEqual([2, usage]);
+    expect(readdirSync(folder)).toEqual([]);
+    expect(corpus("c.txt", "2")).toEqual([0, ""]);
+    expect(readFileSync(join(folder, "c.txt"), "utf8")).toBe(corpusText(2));
+    expect(corpus("c.txt", "3")).toEqual([2, "c.txt: this exists already. Choose another name.\n"]);
+    expect(readFileSync(join(folder, "c.txt"), "utf8")).toBe(corpusText(2));
+    expect(corpus("none/c.txt")).toEqual([4, "none/c.txt: cannot write: no such file or folder. Check the path.\n"]);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 describe("exact inference", () => {

@@ -201,10 +201,11 @@ describe("what is refused", () => {
     expect(curvatureBytes("diagonal", many)).toBeLessThan(100e6);
     expect(() => expectRoom("kronecker", many, {})).not.toThrow();
     expect(() => expectRoom("full", many, {})).toThrow(
-      "laplace: full over 57750 parameters takes 80 GB (at most 100 MB). What fits: kronecker (4.6 MB), diagonal (0.23 MB); or raise the limit.",
+      "laplace: full over 57,750 parameters takes 80 GB (at most 100 MB). What fits: kronecker (4.6 MB), diagonal (0.23 MB); or raise the limit.",
     );
     expect(() => expectRoom("diagonal", many, { maxBytes: 1e5 })).toThrow(/Choose fewer groups; or raise the limit/);
-    const blocks = [{ slices: [{ key: "bert.embeddings.word_embeddings.weight" }], size: 11_720_448 }];
+    const table = { name: "bert.embeddings.word_embeddings.weight", shape: [30_522, 384], offset: 0, size: 11_720_448 };
+    const blocks = [{ slices: [{ parameters: [table] }], size: 11_720_448 }];
     expect(() => expectBuffers(134_217_728, blocks, 2)).not.toThrow();
     expect(() => expectBuffers(134_217_728, blocks, 3)).toThrow(
       "laplace: the Jacobian of 3 logits in bert.embeddings.word_embeddings.weight takes 141 MB (at most 134 MB on this device). Leave its group out.",

@@ -3,8 +3,9 @@
  * what was expected.
  */
 import { describe, expect, test } from "vitest";
-import { Engine, type Slice, type Theta } from "../../src/autograd/index.ts";
+import { Engine, Layout, type Slice, type Theta } from "../../src/autograd/index.ts";
 import { InputError } from "../../src/errors.ts";
+import type { PriorDensity } from "../../src/train/density.ts";
 import { expectGaussian, expectIsotropic, gaussianPrior } from "../../src/train/prior.ts";
 import { diagonalPrior, laplacePrior, lowRankPrior, studentTPrior } from "../../src/train/shaped-priors.ts";
 import { gpuForTests } from "../kernels/harness.ts";
@@ -84,5 +85,20 @@ describe("refusals, in one sentence", () => {
     expect(() => expectIsotropic("laplace", gaussian, [w, c, v])).not.toThrow();
     gaussian.dispose();
     model.dispose();
+  });
+
+  test("and names tensors that a checkpoint has, where several are one slice", () => {
+    const named = (...names: string[]) => {
+      const parameters = names.map((name) => ({ name, shape: [2, 2] }));
+      const { slices } = new Layout([{ key: "slice", parameters, groups: ["encoder", "layer.1"] }]);
+      const prior = { density: { name: "low-rank", covers: () => true } as unknown as PriorDensity };
+      expectIsotropic("laplace", prior, slices);
+    };
+    const attention = ["query", "key", "value"].map((part) => `bert.encoder.layer.1.attention.self.${part}.weight`);
+    expect(() => named(...attention)).toThrow(
+      "one precision for all of bert.encoder.layer.1.attention.self.{query,key,value}.weight)",
+    );
+    expect(() => named("w")).toThrow("one precision for all of w)");
+    expect(() => named("w", "a.v")).toThrow("one precision for all of w, a.v)");
   });
 });

@@ -7,7 +7,8 @@
  * was shaken. (Pearce, Leibfried and Brintrup 2020 for the anchors; Newton and Raftery 1994 for the weights.)
  *
  * The weights have mean 1 and are *not* rescaled to add up to N. The perturbation of the score at the mode is
- * Σ (wᵢ − 1)gᵢ, whose covariance is Σ gᵢgᵢᵀ, the likelihood's information; rescaled weights would take (Σg)(Σg)ᵀ/N off it,
+ * Σ (wᵢ − 1)gᵢ, whose covariance is Σ gᵢgᵢᵀ, the likelihood's information (of the labels that were seen: where all are fitted
+ * it vanishes, and the anchors alone remain); rescaled weights would take (Σg)(Σg)ᵀ/N off it,
  * and under a prior Σg is not 0 at the mode (it is the prior's pull). N, which scales the prior, stays as it is.
  */
 import type { Slice } from "../autograd/index.ts";

@@ -37,7 +37,7 @@ const DRAWS: Draws = {
   dropout: 6,
   laplace: 64,
   swag: { draws: 8, points: 8 },
-  sghmc: { chains: 2, draws: 8 },
+  sghmc: { chains: 4, draws: 8 },
 };
 
 const began = performance.now();

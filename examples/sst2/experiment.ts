@@ -183,6 +183,18 @@ async function measure(
           other.dispose();
         }
         await record(reading, thetaMembers(trained.model, heldDraws(slices, values)));
+      } else if (reading === "ensembleEvidence") {
+        // Leaves θ with another head: the last reading of a training.
+        const others = [];
+        const read: Posterior[] = [];
+        const recipe = { ...plan.rates, batch: plan.batch, seed };
+        for (let member = 0; member < (training.members ?? 1); member++) {
+          const one = member === 0 ? trained : await trainOne(engine, training, rows, epochs, { held, member });
+          if (member > 0) others.push(one);
+          read.push((await READINGS.evidence(one, plan.draws, recipe)).posterior);
+        }
+        await record(reading, mixture(read));
+        for (const other of others) other.dispose();
       } else if (reading === "fisher") {
         await record(
           reading,
@@ -277,6 +289,18 @@ async function trainOne(
     dispose() {
       prior.dispose();
       model.dispose();
+    },
+  };
+}
+
+/** The members of all of them. */
+function mixture(posteriors: readonly Posterior[]): Posterior {
+  return {
+    members: posteriors.reduce((sum, { members }) => sum + members, 0),
+    async logits(batches) {
+      const found: Float32Array[] = [];
+      for (const posterior of posteriors) found.push(...(await posterior.logits(batches)));
+      return found;
     },
   };
 }

@@ -1,5 +1,6 @@
 /** @file The ways in which the picture and the experiment read many θ off one training. */
 
+import type { Slice } from "../src/autograd/index.ts";
 import { type Example, type PackedBatch, packBatch, packBatches } from "../src/data/batches.ts";
 import type { BertForSequenceClassification } from "../src/model/bert.ts";
 import {
@@ -16,7 +17,9 @@ import {
   linearised,
   maximiseEvidence,
   type Posterior,
+  pointEstimate,
   priorShapes,
+  readSlices,
   relaxation,
   sampledSlices,
   sghmc,
@@ -26,6 +29,7 @@ import {
   thetaMembers,
   traceRows,
   trajectory,
+  writeSlices,
 } from "../src/posterior/index.ts";
 import { adam, diagonalPrior, fit, gaussianPrior, type LogPosterior, logPosterior } from "../src/train/index.ts";
 
@@ -52,6 +56,8 @@ export interface Recipe {
 
 export interface Read {
   posterior: Posterior;
+  /** The one θ that it lies around, where that is not the training's. */
+  point?: Posterior;
   /** What there is to say of it beside its predictions. */
   facts: Record<string, number>;
   dispose(): void;
@@ -70,16 +76,16 @@ export const READINGS = {
   },
 
   // The head's τ by MacKay's fixed point, the head trained to its maximum for each; the encoder stays as it was trained, and the
-  // evidence is of the head alone, on its vectors. θ is left there.
+  // evidence is of the head alone, on its vectors. θ is there until `dispose`; the one θ's own predictions are `point`.
   evidence: async ({ model, data }, { laplace: S }, { seed }) => {
+    const { theta } = model;
+    const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));
+    const head = theta.layout.slices.filter((slice) => slice.groups[0] === "head");
+    const own = await readSlices(theta, head);
     const batches = packBatches(data, 64);
     const options = { optimizer: adam({ lr: 0.02 }), epochs: 200, batch: data.length, dropout: false, warn: () => {} };
     let last: Laplace | undefined;
-    const {
-      evidence: found,
-      precisions,
-      rounds,
-    } = await maximiseEvidence(
+    const found = await maximiseEvidence(
       async ({ head: precision = 1 }) => {
         const prior = gaussianPrior(model, { encoder: { precision: Number.POSITIVE_INFINITY }, head: { precision } });
         const target = logPosterior(model, prior, { N: data.length });
@@ -90,21 +96,31 @@ export const READINGS = {
         return found;
       },
       { head: 1 },
-      { rounds: 12, tolerance: 0.02 },
+      { rounds: 40, tolerance: 0.02 },
     );
-    const facts = { headPrecision: precisions.head ?? Number.NaN, logEvidence: found.logEvidence, rounds };
-    return alone(linearised(model, last as Laplace, { S, seed }), facts);
+    const { logEvidence } = found.evidence;
+    const facts = {
+      headPrecision: found.precisions.head ?? Number.NaN,
+      logEvidence,
+      converged: Number(found.converged),
+    };
+    const dispose = () => {
+      writeSlices(theta, head, own);
+      theta.freeze((slice) => frozen.has(slice));
+    };
+    return { posterior: linearised(model, last as Laplace, { S, seed }), point: pointEstimate(model), facts, dispose };
   },
 
   // Steps as large as the head's curvature allows, and as many as a direction without data needs to forget the mode.
   sghmc: async ({ model, target, data }, { sghmc: { chains, draws: S } }, { seed }) => {
     const slices = sampledSlices(target, ["head"]);
     const friction = 0.1;
-    const lr = stepFor("sghmc", await headCurvature(model, packBatch(data.slice(0, 64))));
-    const tau = Math.min(...slices.map((slice) => target.prior.precision(slice)));
-    const forgets = Math.ceil(relaxation({ lr, N: data.length, friction }, tau));
-    const path = { chains, draws: S, burnIn: 2 * forgets, thin: forgets, batch: data.length, seed };
-    const sampler = (own: number) => sghmc({ lr, friction, N: data.length, seed: own });
+    const [N, precision] = [data.length, target.prior.precision(slices[0] as Slice)];
+    const curvature = await headCurvature(model, packBatch(data.slice(0, 64)));
+    const lr = stepFor({ friction }, { curvature, precision, N });
+    const forgets = Math.ceil(relaxation({ lr, N, friction }, precision));
+    const path = { chains, draws: S, burnIn: 2 * forgets, thin: forgets, batch: N, seed };
+    const sampler = (own: number) => sghmc({ lr, friction, N, seed: own });
     const draws: TrajectoryDraw[] = [];
     for await (const draw of trajectory(target, data, { sampler, ...path })) draws.push(draw);
     const { rhat = Number.NaN, ess = Number.NaN } = diagnoseTrace(traceRows(draws)).logPrior ?? {};

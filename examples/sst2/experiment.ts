@@ -6,7 +6,7 @@
  *   PRIORWORK_SHARED=DIR npx tsx examples/sst2/experiment.ts RESULTS.jsonl [n …]
  *
  * A line is one way to predict at one n and one seed. A run that was cut short goes on behind its last line; a training
- * all of whose lines are there is not made again. Some four hours on two cores with lavapipe.
+ * all of whose lines are there is not made again. Some hours on two cores with lavapipe.
  */
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import type { Engine } from "../../src/autograd/index.ts";
@@ -184,17 +184,16 @@ async function measure(
         }
         await record(reading, thetaMembers(trained.model, heldDraws(slices, values)));
       } else if (reading === "ensembleEvidence") {
-        // Leaves θ with another head: the last reading of a training.
-        const others = [];
-        const read: Posterior[] = [];
-        const recipe = { ...plan.rates, batch: plan.batch, seed };
+        const own = [];
         for (let member = 0; member < (training.members ?? 1); member++) {
           const one = member === 0 ? trained : await trainOne(engine, training, rows, epochs, { held, member });
-          if (member > 0) others.push(one);
-          read.push((await READINGS.evidence(one, plan.draws, recipe)).posterior);
+          const recipe = { ...plan.rates, batch: plan.batch, seed: 100 * seed + member };
+          const read = await READINGS.evidence(one, plan.draws, recipe);
+          const dispose = () => (member === 0 ? read.dispose() : one.dispose());
+          own.push({ ...read, dispose });
         }
-        await record(reading, mixture(read));
-        for (const other of others) other.dispose();
+        await record(reading, mixture(own.map(({ posterior }) => posterior)));
+        for (const { dispose } of own) dispose();
       } else if (reading === "fisher") {
         await record(
           reading,

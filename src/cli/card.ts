@@ -108,7 +108,7 @@ function methodWords({ method, sampler, swag, ensemble, laplace }: CardFacts["op
     case "rank-one":
       return "rank-one ensemble";
     case "laplace": {
-      const how = { linearised: ", linearised", probit: " by probit", mc: " by mc draws of θ" };
+      const how = { linearised: ", linearised", probit: " by probit", mc: " by draws of θ" };
       return `Laplace${laplace ? how[laplace.predictive] : ""}, of ${laplace?.groups?.join(", ") ?? "the last layer"}`;
     }
     default:
@@ -133,7 +133,7 @@ function predictsWith(
       return { measured: `the average over ${members} dropout masks of the one θ`, alone: "that θ without dropout" };
     case "laplace":
       if (laplace?.predictive === "probit")
-        return { measured: "the integral in closed form over the Gaussian in posterior/", alone };
+        return { measured: "a closed form that is near the average over the Gaussian in posterior/", alone };
       if (laplace?.predictive === "linearised")
         return {
           measured: `the average over ${count(members, "draw")} of the logits from the Gaussian in posterior/`,

@@ -167,7 +167,7 @@ function commands(io: Io): Command {
     .option("--sample <GROUPS>", "sgld, sghmc: what is sampled (default head); the rest stays at the mode")
     .option(
       "--sample-lr <H>",
-      "sgld, sghmc: step size on the mean loss (default: what the head's curvature allows; .02 and .005 of other groups)",
+      "sgld, sghmc: step size on the mean loss (default: what a linear head's curvature allows; else .02 and .005)",
     )
     .option("--temperature <T>", "sgld, sghmc, swag, laplace: of the whole posterior (default 1)")
     .option("--likelihood-temperature <T>", "laplace, sgld, sghmc: of the likelihood alone (default 1)")
@@ -184,11 +184,11 @@ function commands(io: Io): Command {
     .option("--laplace-memory <MB>", "laplace: most memory for the curvature (default 100)")
     .option(
       "--burn-in <N>",
-      "sgld, sghmc: steps before the first draw (default: 500, of the head up to 10,000, until the start is forgotten)",
+      "sgld, sghmc: steps before the first draw (default: 500; of a head until the start is forgotten thrice, at most 3,000)",
     )
     .option(
       "--thin <N>",
-      "sgld, sghmc: steps from draw to draw (default: 50, of the head up to 1,000, a quarter of that)",
+      "sgld, sghmc: steps from draw to draw (default: 50; of a head as before the first draw, at most 300)",
     )
     .option("--chains <N>", "sgld, sghmc: chains, which share the members (default 2; 1 for one member)")
     .option("--friction <A>", "sghmc: share of the velocity that a step loses (default .1)")

@@ -11,7 +11,7 @@ import { choiceValue, groupsValue, numberValue, refuse, wholeValue } from "./val
 export interface SamplerOptions {
   /** What moves; the rest stays at the mode. */
   groups: string[];
-  /** h, on J; undefined, as burnIn and thin: by sampling-pace.ts. */
+  /** h, on J; undefined, as burnIn and thin: by sampling-steps.ts. */
   lr: number | undefined;
   /** T of the whole posterior. */
   temperature: number;
@@ -168,7 +168,12 @@ export function methodOptions(raw: RawFlags, method: Method, members: number): M
             lr: given("sampleLr") === undefined ? undefined : above("sampleLr", "--sample-lr", "0.02"),
             temperature,
             likelihoodTemperature,
-            burnIn: given("burnIn") === undefined ? undefined : whole("burnIn", "--burn-in", "500", 0, 1e7),
+            burnIn:
+              given("cycles") !== undefined
+                ? 0
+                : given("burnIn") === undefined
+                  ? undefined
+                  : whole("burnIn", "--burn-in", "500", 0, 1e7),
             thin: given("thin") === undefined ? undefined : whole("thin", "--thin", "50", 1, 1e6),
             chains: whole("chains", "--chains", String(Math.min(2, members)), CHAINS.min, CHAINS.max),
             friction: above("friction", "--friction", "0.1", 1),

@@ -38,11 +38,13 @@ export function differingFlags(run: Record<string, unknown>, now: Record<string,
 
 /** A record's values by flag; those of a method lie one deeper, and may be left out. */
 function flagsOf(record: Record<string, unknown>, withoutMethods: boolean): Map<string, unknown> {
+  // Groups are a set: a run of before may have them in the order in which they were typed.
+  const plain = (of: unknown) => (Array.isArray(of) ? [...of].sort() : of);
   const entries = Object.entries(record).filter(([, value]) => !(withoutMethods && isObject(value)));
   return new Map(
     entries.flatMap(([key, value]): [string, unknown][] =>
       isObject(value)
-        ? Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), of])
+        ? Object.entries(value).map(([field, of]) => [flagOfMethod(key, field) ?? flagOf(field), plain(of)])
         : [[flagOfMethod(key) ?? flagOf(key), value]],
     ),
   );

@@ -197,10 +197,14 @@ export function storedDraws(
       `--members ${count}: more than the run holds (${record.members.length} in ${inert(join(run, FOLDER))}). Ask for fewer, or leave the flag out.`,
     );
   }
-  const chosen = spreadOver(
-    record.members.map(({ chain }) => chain),
-    count,
-  );
+  // Laplace's come in pairs about the mode: the first so many keep theirs.
+  const chosen =
+    record.method === "laplace"
+      ? record.members.map((_, s) => s)
+      : spreadOver(
+          record.members.map(({ chain }) => chain),
+          count,
+        );
   const known = new Set(record.covers);
   const strange = record.covers.find((name) => !theta.layout.has(name));
   if (strange !== undefined) {

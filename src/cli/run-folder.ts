@@ -59,7 +59,7 @@ export interface RunRecord {
   steps: number;
   /** Of training. */
   seconds: number;
-  /** Of what a method does after it: its draws, members or Gaussian. */
+  /** Of what a method does after it: a sweep over temperatures, its draws, members or Gaussian, the prior's strength. */
   posteriorSeconds?: number;
 }
 

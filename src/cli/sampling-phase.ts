@@ -3,6 +3,7 @@
  * them: a trace of each draw's functionals, and the chains' diagnosis.
  */
 import { join } from "node:path";
+import type { Slice } from "../autograd/index.ts";
 import { packBatch } from "../data/batches.ts";
 import { writeFileAtomic } from "../data/files.ts";
 import { DivergedError, InterruptedError } from "../errors.ts";
@@ -28,7 +29,7 @@ import { featuresFit } from "../train/frozen.ts";
 import type { SamplerOptions } from "./method-options.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
 import type { PhaseContext } from "./posterior-phase.ts";
-import { longestPace, samplingPace } from "./sampling-pace.ts";
+import { mostSteps, samplingSteps } from "./sampling-steps.ts";
 import { refuse } from "./values.ts";
 import { lookAtDraws } from "./volume.ts";
 
@@ -43,9 +44,9 @@ export function checkSampling(
   { target, options: { members } }: Pick<PhaseContext, "target" | "options">,
   sampler: SamplerOptions,
 ): void {
-  sampledSlices(target, sampler.groups);
+  const headOnly = isHead(sampledSlices(target, sampler.groups));
   const { chains, cycles = 1 } = sampler;
-  const { burnIn, thin } = longestPace(sampler);
+  const { burnIn, thin } = mostSteps(sampler, headOnly);
   const cycle = cycleFor(sampler, thin, members);
   const walked = thin * shareOf(members, chains, 0);
   const steps = cycle ? cycles * cycle.length : burnIn + walked;
@@ -70,17 +71,20 @@ export async function samplingPhase(
   const slices = sampledSlices(target, groups);
   // A step of the head alone on vectors that are kept costs so little that it may see all of the data: the noise of small
   // batches heats the chain.
-  const headOnly = slices.every((slice) => slice.groups[0] === "head");
+  const headOnly = isHead(slices);
   const kept = headOnly && featuresFit(model, data.length);
   const batch = kept ? Math.min(data.length, MOST_AT_ONCE) : options.batch;
-  const pace = await samplingPace(context, sampler, { kept, batch, slices });
-  const { lr, burnIn, thin } = pace;
+  const steps = await samplingSteps(context, sampler, { kept, batch, slices });
+  const { lr, burnIn, thin } = steps;
   const cycle = cycleFor(sampler, thin, members);
   const writer = new PosteriorWriter(options.out, slices);
   // p(X|θ)^(1/T)·p(θ) is the posterior of N/T terms with the same mean: the prior weighs T times as much beside each.
   const tempered = { ...target, N: target.N / likelihoodTemperature };
   const settings = { lr, N: tempered.N, temperature, cycle };
-  const sentences = sentenceLogits(model, packBatch(data.slice(0, SENTENCES)), { headOnly, most: LOGITS });
+  const sentences = sentenceLogits(model, packBatch(data.slice(0, SENTENCES)), {
+    headOnly,
+    classes: Math.floor(LOGITS / SENTENCES),
+  });
   const bar = out.progress("sampling", members);
   const trace: Watched[] = [];
   const path = new Path(chains, thin * drawsOfChain(0), batch >= data.length);
@@ -149,7 +153,7 @@ export async function samplingPhase(
   const made = { draws: trace.length, seed, diagnostics, ...(diverged ? { divergedAt: diverged.step } : {}) };
   await writer.finish(
     method,
-    { ...sampler, ...pace, ...(cycle ? { cycle: cycle.length } : {}), batch, ...made },
+    { ...sampler, ...steps, ...(cycle ? { cycle: cycle.length } : {}), batch, ...made },
     model.theta,
   );
   const record = headOnly ? undefined : readPosterior(options.out);
@@ -159,6 +163,8 @@ export async function samplingPhase(
   }
   return diverged;
 }
+
+const isHead = (slices: readonly Slice[]) => slices.every((slice) => slice.groups[0] === "head");
 
 /** Examples to a step of the head alone. */
 const MOST_AT_ONCE = 1024;

@@ -191,7 +191,7 @@ function precisionOf(
 }
 
 /**
- * S draws of θ in pairs, θ̂ ± √T Λ^{−½} z: what is odd in z averages out exactly, as in `linearised`. Made when they are read
+ * S draws of θ in pairs, θ̂ ± √T Λ^{−½} z: of an even S what is odd in z averages out exactly, as in `linearised`. Made when they are read
  * and not held; draw s is the same whenever it is read, and whatever S is. Throws InputError unless S is a whole number ≥ 1.
  */
 export function laplaceDraws({ ggn, gaussians, temperature }: Laplace, { S, seed = 0 }: DrawOptions): Draws {

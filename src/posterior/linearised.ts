@@ -59,7 +59,7 @@ export function covarianceOfLastLayer(layer: LastLayer, { gaussians }: Laplace):
 }
 
 /**
- * S draws of every example's logits, in pairs f(x, θ̂) ± Lz: what is odd in z averages out exactly, and of two classes the
+ * S draws of every example's logits, in pairs f(x, θ̂) ± Lz: of an even S what is odd in z averages out exactly, and of two classes the
  * mean of a pair prefers the one that θ̂ prefers, as the integral does. The draws of different examples are independent, since
  * only each one's own average is asked for. Throws InputError unless S is a whole number ≥ 1.
  */

@@ -19,7 +19,7 @@ export interface Pace {
 
 /**
  * Steps after which a chain has forgotten its start to 1/e in a direction of precision τ that has no data: N/(hτ), and
- * αN/(hτ) with a velocity, which coasts 1/α steps further on each push, but forgets itself in 2/α.
+ * αN/(hτ) with a velocity, in which a push is felt for 1/α steps; that forgets itself in 2/α.
  */
 export function relaxation({ lr, N, friction }: Pace, precision: number): number {
   const steps = ((friction ?? 1) * N) / (lr * precision);
@@ -27,8 +27,8 @@ export function relaxation({ lr, N, friction }: Pace, precision: number): number
 }
 
 /** The share of its variance that such a direction has after `steps` of a chain that began at the mode. */
-export function varianceAfter(steps: number, relaxation: number): number {
-  return 1 - Math.exp((-2 * steps) / relaxation);
+export function varianceAfter(steps: number, forgets: number): number {
+  return 1 - Math.exp((-2 * steps) / forgets);
 }
 
 /** The mean of a cycle's factor ½(1 + cos πu) over the part that samples, u from `exploration` to 1. */
@@ -36,15 +36,20 @@ export function meanFactor(exploration: number): number {
   return 0.5 * (1 - Math.sin(Math.PI * exploration) / (Math.PI * (1 - exploration)));
 }
 
-/** hλ of the default step: of a Gaussian of curvature λ the variance is then a tenth to a seventh too large (SGLD, SGHMC). */
-const REACH = { sgld: 0.5, sghmc: 1 };
-
 /**
- * The step that suits a curvature; `seen`: the share of the data in a batch, since a batch's noise heats the chain by
- * hλ/2 of its variance for each time that the data are larger.
+ * The step that suits the largest curvature of J, λ: `curvature` of the mean NLL and τ/N of the prior's stiffest `precision`.
+ * There the variance, 1/(1 − hλ/2(2 − α)) of what it should be (SGLD: α = 1), is a third too large, and in a direction of a
+ * tenth of λ by a fortieth. `seen`: the share of the data in a batch. A batch's noise heats a direction by hλ/2·(1/seen − 1)
+ * of its variance, and with a velocity, where a step puts in α times the noise, by 1/α of that; the step keeps it to a half.
  */
-export function stepFor(method: "sgld" | "sghmc", curvature: number, seen = 1): number {
-  return (REACH[method] / curvature) * Math.min(1, seen);
+export function stepFor(
+  { friction }: { friction?: number | undefined },
+  { curvature, precision, N, seen = 1 }: { curvature: number; precision: number; N: number; seen?: number },
+): number {
+  const stiffest = curvature + precision / N;
+  const alpha = friction ?? 1;
+  const cool = seen < 1 ? (alpha * seen) / (1 - seen) : Number.POSITIVE_INFINITY;
+  return Math.min((2 - alpha) / 2, cool) / stiffest;
 }
 
 /**

@@ -76,11 +76,11 @@ export interface SentenceLogits {
   dispose(): void;
 }
 
-/** Of a batch's sentences, without dropout; the first `most` of their logits. `headOnly`: only the head moves, so that their vectors are computed once. */
+/** Of a batch's sentences, without dropout; of each the first `classes` logits. `headOnly`: only the head moves, so that their vectors are computed once. */
 export function sentenceLogits(
   model: ThetaClassifier,
   batch: PackedBatch,
-  { headOnly = false, most = Number.POSITIVE_INFINITY }: { headOnly?: boolean; most?: number } = {},
+  { headOnly = false, classes = Number.POSITIVE_INFINITY }: { headOnly?: boolean; classes?: number } = {},
 ): SentenceLogits {
   const { engine } = model;
   const quietly = <T>(body: () => T) => engine.step(() => engine.noGrad(body));
@@ -94,7 +94,7 @@ export function sentenceLogits(
       const logits = await read;
       const K = logits.length / batch.sequences;
       const named = Array.from(logits, (value, i): [string, number] => [`logit.${Math.floor(i / K)}.${i % K}`, value]);
-      return Object.fromEntries(named.slice(0, most));
+      return Object.fromEntries(named.filter((_, i) => i % K < classes));
     },
     dispose: () => features?.dispose(),
   };

@@ -41,8 +41,8 @@ describe("a card", () => {
     ["of an anchored one", { method: "ensemble", anchored: true }, 5, "anchored ensemble, its centres drawn in head", "the average over 5 members, the θ in posterior/", "the run's mode"],
     ["of rank-one members", { method: "rank-one" }, 4, "rank-one ensemble", "the average over 4 members, the θ in posterior/", "the weights that its members share"],
     ["of Laplace", { method: "laplace" }, 64, "Laplace, linearised, of the last layer", "the average over 64 draws of the logits from the Gaussian in posterior/", "the run's mode"],
-    ["of Laplace's probit", { method: "laplace", predictive: "probit" }, 1, "Laplace by probit, of the last layer", "the integral in closed form over the Gaussian in posterior/", "the run's mode"],
-    ["of Laplace's draws", { method: "laplace", predictive: "mc", laplaceGroups: "layer.1,head" }, 16, "Laplace by mc draws of θ, of head, layer.1", "the average over 16 members, the θ in posterior/", "the run's mode"],
+    ["of Laplace's probit", { method: "laplace", predictive: "probit" }, 1, "Laplace by probit, of the last layer", "a closed form that is near the average over the Gaussian in posterior/", "the run's mode"],
+    ["of Laplace's draws", { method: "laplace", predictive: "mc", laplaceGroups: "layer.1,head" }, 16, "Laplace by draws of θ, of head, layer.1", "the average over 16 members, the θ in posterior/", "the run's mode"],
   ]; // biome-ignore format: a row each
   test.each(cases)("%s", (_, flags, members, method, measured, alone) => {
     const text = card(flags, members);

@@ -219,7 +219,7 @@ describe("the same flags to resume", () => {
     );
     expect(differingFlags(sghmc({ cycles: "2" }), sghmc({ cycles: "4" }))).toBe('--cycles was "2" and is "4"');
     expect(differingFlags(sghmc({ cycles: "2" }), sghmc({}))).toBe(
-      '--cycles was "2" and is nothing; --exploration was "0.5" and is nothing',
+      '--cycles was "2" and is nothing; --exploration was "0.5" and is nothing; --burn-in was "0" and is nothing',
     );
     const laplace = (raw: RawFlags) => record({ method: "laplace", ...raw });
     expect(differingFlags(laplace({}), laplace({ structure: "diagonal", laplaceGroups: "head" }))).toBe(

@@ -11,13 +11,16 @@ import { tinyCheckpoint } from "../model/tiny.ts";
 
 const gpu = gpuForTests();
 
-/** Var θ by step, from the mode, of SGHMC (friction 1: SGLD) on −log p = ½λθ² with T = 1, over its stationary value. */
-function recursion(h: number, lambda: number, friction: number, steps: number): number[] {
+/**
+ * Var θ by step, from the mode, of SGHMC (friction 1: SGLD) on −log p = ½λθ² with T = 1, over 1/λ; the gradient's noise has
+ * variance V.
+ */
+function recursion(h: number, lambda: number, friction: number, steps: number, V = 0): number[] {
   let [uu, ut, tt] = [friction === 1 ? 0 : h, 0, 0];
   const found: number[] = [];
   for (let step = 0; step < steps; step++) {
     const [p, q] = [1 - friction, -h * lambda];
-    const nu = p * p * uu + 2 * p * q * ut + q * q * tt + 2 * friction * h;
+    const nu = p * p * uu + 2 * p * q * ut + q * q * tt + 2 * friction * h + h * h * V;
     const nt = p * ut + q * tt;
     [uu, ut, tt] = [nu, nu + nt, tt + 2 * nt + nu];
     found.push(tt * lambda);
@@ -85,9 +88,23 @@ describe("the curvature of a linear head's mean NLL", () => {
     bert.dispose();
   });
 
-  test("bounds the step, which a batch's noise makes smaller", () => {
-    expect(stepFor("sghmc", 4)).toBe(0.25);
-    expect(stepFor("sgld", 4)).toBe(0.125);
-    expect(stepFor("sgld", 4, 0.1)).toBeCloseTo(0.0125, 12);
-  });
+  test.each([undefined, 0.1, 0.4])(
+    "bounds the step with the prior's: friction %s, whole data and batches",
+    (friction) => {
+      const N = 4096;
+      const whole = stepFor({ friction }, { curvature: 3, precision: 2 * N, N }); // of J: 5
+      expect(whole).toBeCloseTo((2 - (friction ?? 1)) / 2 / 5, 12);
+      const variance = (h: number, V: number) => recursion(h, 5, friction ?? 1, 4000, V / N).at(-1)!;
+      // A third too large where the curvature is attained.
+      expect(variance(whole, 0)).toBeCloseTo(4 / 3, 6);
+      expect(variance(whole / 10, 0)).toBeCloseTo(40 / 39, 6);
+      for (const seen of [0.25, 0.05]) {
+        const h = stepFor({ friction }, { curvature: 5, precision: 0, N, seen });
+        // A batch of seen·N terms whose scores have the curvature's variance: (1 − seen)·5/(seen·N) on J, where T is 1/N.
+        const heat = variance(h, (5 * (1 - seen) * N) / seen) / variance(h, 0);
+        expect(heat).toBeGreaterThan(1.1);
+        expect(heat).toBeLessThanOrEqual(1.5 + 1e-9);
+      }
+    },
+  );
 });

@@ -54,14 +54,16 @@ test("logits of fixed sentences are those of each draw, with and without a kept 
   const examples = [0, 1, 2, 3, 4].map((i) => ({ ids: [2, 5 + i, 3], typeIds: [0, 0, 0], label: i % 3 }));
   const batch = packBatch(examples.slice(0, 2));
   const [kept, whole] = [sentenceLogits(bert, batch, { headOnly: true }), sentenceLogits(bert, batch)];
-  const few = sentenceLogits(bert, batch, { headOnly: true, most: 4 });
+  const few = sentenceLogits(bert, batch, { headOnly: true, classes: 2 });
   const options = {
     sampler: (seed: number) => sgld({ lr: 0.1, N: 5, seed }),
     ...{ draws: 2, thin: 2, batch: 5 },
     functionals: async () => {
       const [own, again] = [await kept.read(), await whole.read()];
       expect(own).toEqual(again);
-      expect(Object.entries(await few.read())).toEqual(Object.entries(own).slice(0, 4));
+      expect(await few.read()).toEqual(
+        Object.fromEntries(Object.entries(own).filter(([name]) => !name.endsWith(".2"))),
+      );
       return own;
     },
   };

@@ -38,7 +38,7 @@ import {
   gaussianPrior,
   logPosterior,
 } from "../../src/train/index.ts";
-import { type Draws, fisherLaplace, READINGS, type Trained } from "../readings.ts";
+import { type Draws, fisherLaplace, READINGS, type Read, type Trained } from "../readings.ts";
 
 interface Training {
   tau: number | "inf";
@@ -202,12 +202,13 @@ async function measure(
       } else {
         const make = Object.hasOwn(READINGS, reading) ? READINGS[reading as keyof typeof READINGS] : undefined;
         if (!make) throw new Error(`plan.json: no reading is named ${reading}`);
-        const { posterior, facts, dispose } = await make(trained, plan.draws, {
-          ...plan.rates,
-          batch: plan.batch,
-          seed,
+        const recipe = { ...plan.rates, batch: plan.batch, seed };
+        const { posterior, point, facts, dispose }: Read = await make(trained, plan.draws, recipe);
+        const one = point && metricsOfPrediction(await predictAll(point, devExamples, { batch: 64 }), devExamples);
+        await record(reading, posterior, {
+          ...facts,
+          ...(one ? { pointAccuracy: one.accuracy, pointNll: one.nll, pointEce: one.ece } : {}),
         });
-        await record(reading, posterior, facts);
         dispose();
       }
     }

@@ -56,7 +56,25 @@ export interface LengthOptions {
   onLong: "truncate" | "refuse";
 }
 
-export interface FinetuneOptions extends LengthOptions, MethodOptions {
+/** What every command that trains is asked for. */
+export interface TrainingOptions {
+  warmup: number;
+  schedule: "linear" | "cosine" | "constant";
+  /** undefined: as config.json says. */
+  dropout: number | undefined;
+  seed: number;
+  /** What matrix products of training steps round their factors to. */
+  dtype: Dtype;
+  /** Run layers again in the backward: less memory, the same bits. */
+  recompute: boolean;
+  resume: boolean;
+  overwrite: boolean;
+  /** Show which kernels the time goes to. */
+  profile: boolean;
+  json: boolean;
+}
+
+export interface FinetuneOptions extends LengthOptions, MethodOptions, TrainingOptions {
   model: string;
   train: string;
   dev: string | undefined;
@@ -75,18 +93,13 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
   accumulate: number;
   lr: number;
   headLr: number;
-  warmup: number;
-  schedule: "linear" | "cosine" | "constant";
   clip: number | undefined;
   optimizer: "adam" | "adamw" | "sgd";
   weightDecay: number;
-  /** undefined: as config.json says. */
-  dropout: number | undefined;
   /** p of a weight's swap for its pretrained value, in each step. */
   mixout: number | undefined;
   /** R-Drop's α, a regulariser. */
   rDrop: number | undefined;
-  seed: number;
   shuffle: boolean;
   /** Sub-models that predict. */
   members: number;
@@ -94,15 +107,6 @@ export interface FinetuneOptions extends LengthOptions, MethodOptions {
   evaluate: "every" | "last" | number;
   select: "last" | "best";
   out: string;
-  /** What matrix products of training steps round their factors to. */
-  dtype: Dtype;
-  /** Run layers again in the backward: less memory, the same bits. */
-  recompute: boolean;
-  resume: boolean;
-  overwrite: boolean;
-  /** Show which kernels the time goes to. */
-  profile: boolean;
-  json: boolean;
 }
 
 export const DEFAULT_PRECISIONS: Readonly<Precisions> = { encoder: 300, head: 1 };
@@ -175,6 +179,27 @@ export function headOption(text: string): HeadSpec {
   return `mlp:${Number(hidden)}`;
 }
 
+/** InputError: a value that is not one. */
+export function trainingOptions(raw: RawFlags): TrainingOptions {
+  const value = (key: string, otherwise: string) => textFlag(raw, key) ?? otherwise;
+  const dropout = textFlag(raw, "dropout");
+  return {
+    warmup: numberValue("--warmup", value("warmup", ".1"), { min: 0, max: 1, below: true, example: "0.1" }),
+    schedule: choiceValue("--schedule", value("schedule", "linear"), ["linear", "cosine", "constant"]),
+    dropout:
+      dropout === undefined
+        ? undefined
+        : numberValue("--dropout", dropout, { min: 0, max: 1, below: true, example: "0.1" }),
+    seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
+    dtype: choiceValue("--dtype", value("dtype", "f32"), ["f32", "f16"]),
+    recompute: raw.recompute === true,
+    resume: raw.resume === true,
+    overwrite: raw.overwrite === true,
+    profile: raw.profile === true,
+    json: raw.json === true,
+  };
+}
+
 /** All of `finetune`'s flags. InputError: a value that is not one, a flag that is missing, flags that contradict. */
 export function finetuneOptions(raw: RawFlags): FinetuneOptions {
   const value = (key: string, otherwise: string) => textFlag(raw, key) ?? otherwise;
@@ -190,7 +215,6 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
   const readout = textFlag(raw, "readout");
   const head = textFlag(raw, "head");
   const clip = textFlag(raw, "clip");
-  const dropout = textFlag(raw, "dropout");
   const dev = textFlag(raw, "dev");
   const members = membersOption(raw) ?? membersFor(method, raw);
   const options: FinetuneOptions = {
@@ -213,34 +237,22 @@ export function finetuneOptions(raw: RawFlags): FinetuneOptions {
     accumulate: wholeValue("--accumulate", value("accumulate", "1"), { min: 1, max: 65_535, example: "2" }),
     lr: rate("--lr", value("lr", "5e-5"), "5e-5"),
     headLr: rate("--head-lr", value("headLr", "1e-3"), "1e-3"),
-    warmup: numberValue("--warmup", value("warmup", ".1"), { min: 0, max: 1, below: true, example: "0.1" }),
-    schedule: choiceValue("--schedule", value("schedule", "linear"), ["linear", "cosine", "constant"]),
     clip: clip === undefined ? undefined : numberValue("--clip", clip, { min: 0, above: true, example: "1" }),
     optimizer,
     weightDecay: numberValue("--weight-decay", value("weightDecay", optimizer === "adamw" ? ".01" : "0"), {
       min: 0,
       example: "0.01",
     }),
-    dropout:
-      dropout === undefined
-        ? undefined
-        : numberValue("--dropout", dropout, { min: 0, max: 1, below: true, example: "0.1" }),
     mixout,
     rDrop: rDropOption(raw, method),
     ...lengthOptions(raw),
-    seed: wholeValue("--seed", value("seed", "0"), { min: 0, example: "1" }),
     shuffle: raw.shuffle !== false,
     members,
     ...methodOptions(raw, method, members),
     evaluate: evaluateOption(textFlag(raw, "evaluate") ?? (select === "best" ? "every" : "last")),
     select,
     out: textFlag(raw, "out") ?? `runs/${stem(train)}-${method}`,
-    dtype: choiceValue("--dtype", value("dtype", "f32"), ["f32", "f16"]),
-    recompute: raw.recompute === true,
-    resume: raw.resume === true,
-    overwrite: raw.overwrite === true,
-    profile: raw.profile === true,
-    json: raw.json === true,
+    ...trainingOptions(raw),
   };
   for (const [flag, path] of [
     ["--out", options.out],

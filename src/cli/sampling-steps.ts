@@ -85,6 +85,6 @@ export async function samplingSteps(
 }
 
 /** Of the slices' priors that are isotropic Gaussians. */
-function gaussianPrecisions({ density, precision }: Prior, slices: readonly Slice[]): number[] {
-  return slices.filter((slice) => !density?.covers(slice)).map((slice) => precision(slice));
+function gaussianPrecisions(prior: Prior, slices: readonly Slice[]): number[] {
+  return slices.filter((slice) => !prior.density?.covers(slice)).map((slice) => prior.precision(slice));
 }

@@ -17,15 +17,7 @@ export function curvatureBytes(structure: Structure, layers: readonly LayerShape
 const MAX_BYTES = 100e6;
 
 /** The curvature would take more memory than it may. Who set `maxBytes` may add how. */
-export class CurvatureRoomError extends InputError {
-  readonly bytes: number;
-  readonly maxBytes: number;
-  constructor(message: string, bytes: number, maxBytes: number) {
-    super(message);
-    this.bytes = bytes;
-    this.maxBytes = maxBytes;
-  }
-}
+export class CurvatureRoomError extends InputError {}
 
 /** The bytes; throws CurvatureRoomError, before anything is allocated, where they are more than `maxBytes`, and says what fits. */
 export function expectRoom(
@@ -42,8 +34,6 @@ export function expectRoom(
   const instead = fitting.length > 0 ? `What fits: ${fitting.join(", ")}` : "Choose fewer groups";
   throw new CurvatureRoomError(
     `laplace: ${structure} over ${parameters.toLocaleString("en")} parameters takes ${bytesText(bytes)} (at most ${bytesText(maxBytes)}). ${instead}; or raise the limit.`,
-    bytes,
-    maxBytes,
   );
 }
 

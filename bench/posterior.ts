@@ -9,6 +9,7 @@ import type { Gpu } from "../src/gpu/index.ts";
 import { BertForSequenceClassification } from "../src/model/bert.ts";
 import { dropoutMembers, type Posterior, pointEstimate, predict, Swag, sgld } from "../src/posterior/index.ts";
 import { Stream } from "../src/random.ts";
+import type { Trainer } from "../src/train/fit.ts";
 import type { BenchCase } from "./case.ts";
 import { LENGTHS, MINILM, OPTIONS, seededCheckpoint, trainer } from "./step.ts";
 
@@ -34,9 +35,9 @@ export function posteriorCases(gpu: Gpu): BenchCase[] {
     ...body,
   });
   let path: Swag | undefined;
-  const collect = (theta: Theta) => {
+  const collect = (training: Trainer, theta: Theta) => {
     path ??= new Swag(theta, 10);
-    path.collect();
+    path.collect(() => training.visited());
   };
   const swag = trainer(engine, source, examples, 300, undefined, collect);
   const forget = async () => {

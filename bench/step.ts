@@ -13,7 +13,7 @@ import { BertForSequenceClassification, encoderSlices } from "../src/model/bert.
 import { parseBertConfig } from "../src/model/config.ts";
 import type { Checkpoint } from "../src/model/load.ts";
 import { Stream } from "../src/random.ts";
-import { adam, fit, gaussianPrior, logPosterior } from "../src/train/index.ts";
+import { adam, fit, gaussianPrior, logPosterior, Trainer } from "../src/train/index.ts";
 import type { BenchCase } from "./case.ts";
 import { tiled } from "./tiled.ts";
 
@@ -211,8 +211,8 @@ function headAlone(engine: Engine, c: number, examples: Example[]): Pick<BenchCa
 }
 
 /**
- * A training that takes one step at every `run`, and does `after` with its θ; the model is made at the first one and freed
- * by `dispose`.
+ * A training that takes one step at every `run`, and does `after` with it; the model is made at the first one and freed by
+ * `dispose`.
  */
 export function trainer(
   engine: Engine,
@@ -220,36 +220,38 @@ export function trainer(
   examples: Example[],
   precision: number,
   optimizer = adam({ lr: 1e-5 }),
-  after: (theta: Theta) => void = () => {},
+  after: (training: Trainer, theta: Theta) => void = () => {},
 ): Pick<BenchCase, "run" | "dispose"> {
-  let model: BertForSequenceClassification | undefined;
-  let steps: ReturnType<typeof fit> | undefined;
+  let steps: ReturnType<Trainer["run"]> | undefined;
+  let finish = () => {};
   let free = () => {};
   return {
     async run() {
       if (!steps) {
-        const loaded = await BertForSequenceClassification.load(engine, source, OPTIONS);
-        model = loaded;
-        const prior = gaussianPrior(loaded, {
+        const model = await BertForSequenceClassification.load(engine, source, OPTIONS);
+        const prior = gaussianPrior(model, {
           encoder: { precision },
           head: { mean: 0, precision: precision > 0 ? 1 : 0 },
         });
-        const target = logPosterior(loaded, prior, { N: examples.length });
+        const target = logPosterior(model, prior, { N: examples.length });
         // A batch is an epoch here, and the last step of an epoch is read before the next: every run is one whole step.
-        steps = fit(target, examples, {
+        const training = new Trainer(target, examples, {
           optimizer,
           epochs: 10_000,
           batch: examples.length,
           warmup: 0,
           schedule: "constant",
         });
+        steps = training.run();
+        finish = () => after(training, model.theta);
         free = () => {
+          training.dispose();
           prior.dispose();
-          loaded.dispose();
+          model.dispose();
         };
       }
       await steps.next();
-      if (model) after(model.theta);
+      finish();
     },
     async dispose() {
       await steps?.return();

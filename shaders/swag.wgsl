@@ -4,30 +4,35 @@
 //             E θ² − θ̄² loses a variance of 10⁻¹⁰ to rounding, and moments around BERT's weights are that small
 //   draw      θ = θ̄ + c·√m₂ ⊙ z, with z a function of (key, element); padding has m₂ = 0 and stays 0
 //   add       θ ← θ + c·d, once for each deviation
-// A thread owns PER vec4 that lie a workgroup apart.
+// Threads as in update.wgsl. What has not moved since the first point (live.ts) is where collect left it: θ = θ̄, m₂ = d = 0.
 
 struct P {
   count: u32,    // floats, a multiple of 4
-  quad: u32,     // number of the first vec4 in θ: names its noise
+  start: u32,    // collect: the window's first block; draw: number of its first vec4 in θ, which names the noise
   factor: f32,   // collect: 1/n; draw, add: c
   pad: u32,
   key: vec2u,
 }
 var<immediate> p: P;
 
-const PER = 16u;
+const CHUNKS = 32u;  // of a block: vec4 per thread of collect
+const PER = 16u;     // of draw and add
 
-@group(0) @binding(0) var<storage, read> theta: array<vec4f>;           // [count / 4]
-@group(0) @binding(1) var<storage, read_write> mean: array<vec4f>;      // [count / 4]
-@group(0) @binding(2) var<storage, read_write> m2: array<vec4f>;        // [count / 4]
-@group(0) @binding(3) var<storage, read_write> deviation: array<vec4f>; // [count / 4]
+@group(0) @binding(0) var<storage, read> live: array<u32>;              // [blocks], a bit a chunk of 64 vec4
+@group(0) @binding(1) var<storage, read> theta: array<vec4f>;           // [count / 4]
+@group(0) @binding(2) var<storage, read_write> mean: array<vec4f>;      // [count / 4]
+@group(0) @binding(3) var<storage, read_write> m2: array<vec4f>;        // [count / 4]
+@group(0) @binding(4) var<storage, read_write> deviation: array<vec4f>; // [count / 4]
 
 @compute @workgroup_size(64)
 fn collect(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let w = wid.x + wid.y * groups.x;
-  for (var i = 0u; i < PER; i++) {
-    let at = (w * PER + i) * 64u + t;
-    if (at >= p.count / 4u) { break; }
+  var chunks = live[p.start + w];
+  for (var i = 0u; i < CHUNKS; i++) {
+    if (chunks == 0u) { break; }
+    let at = (w * CHUNKS + firstTrailingBit(chunks)) * 64u + t;
+    chunks &= chunks - 1u;
+    if (at >= p.count / 4u) { continue; }
     let x = theta[at];
     let before = x - mean[at];
     let now = mean[at] + p.factor * before;
@@ -103,7 +108,7 @@ fn draw(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3
     let at = (w * PER + i) * 64u + t;
     if (at >= p.count / 4u) { break; }
     // Rounding may leave a sum of squares just below 0.
-    drawn[at] = center[at] + p.factor * sqrt(max(squares[at], vec4f())) * normals(p.quad + at);
+    drawn[at] = center[at] + p.factor * sqrt(max(squares[at], vec4f())) * normals(p.start + at);
   }
 }
 

@@ -5,9 +5,10 @@
  */
 import { f32, type Gpu, grid } from "../gpu/index.ts";
 import type { NdArray } from "./array.ts";
+import { allLive, BLOCK, blockWindows, type Live } from "./live.ts";
 import { slice, windows } from "./windows.ts";
 
-/** vec4 per thread, as in shaders/swag.wgsl. */
+/** vec4 per thread of a draw, as in shaders/swag.wgsl. */
 const PER = 16;
 
 export interface SwagMoments {
@@ -17,19 +18,44 @@ export interface SwagMoments {
   readonly m2: NdArray;
 }
 
-/** Takes in the n-th point (counted from 1); its deviation from the new mean is written to `deviation`. */
+export interface SwagCollectOptions {
+  /** What may have moved since point 1, for the points after it; default: everything. The rest has θ = θ̄, m₂ = 0 and d = 0. */
+  live?: Live | undefined;
+  /** Bytes bound at once, at least a block; tests lower it. */
+  window?: number | undefined;
+}
+
+/**
+ * Takes in the n-th point (counted from 1); its deviation d from the new mean is written to `deviation`, which holds zeros
+ * or an older deviation of the same path.
+ */
 export function swagCollect(
   gpu: Gpu,
   theta: NdArray,
   { mean, m2 }: SwagMoments,
   deviation: NdArray,
   n: number,
-  window?: number,
+  { live: given, window }: SwagCollectOptions = {},
 ): void {
   const op = "swagCollect";
-  expectVectors(op, [theta, mean, m2, deviation]);
+  const vectors = [theta, mean, m2, deviation];
+  expectVectors(op, vectors);
   if (!Number.isSafeInteger(n) || n < 1) throw new RangeError(`${op}: point ${n}; points are counted from 1`);
-  launch(gpu, op, "collect", [theta, mean, m2, deviation], 1 / n, [0, 0], 7, window);
+  // Where nothing moves, the first point is the mean.
+  const known = n > 1 ? given : undefined;
+  const live = known ?? allLive(gpu, theta.size);
+  for (const piece of blockWindows(gpu, 0, theta.size, window)) {
+    gpu.dispatch({
+      op,
+      shader: "swag",
+      entry: "collect",
+      bindings: [live.words, ...vectors.map((vector) => slice(vector, piece))],
+      params: [piece.length, piece.offset / BLOCK, f32(1 / n), 0, 0, 0],
+      grid: grid(Math.ceil(piece.length / BLOCK)),
+      work: { bytes: 4 * piece.length * live.share * 6 },
+    });
+  }
+  if (!known) gpu.release(live.words.buffer);
 }
 
 export interface SwagGaussian extends SwagMoments {
@@ -63,11 +89,11 @@ export function swagDraw(
   if (weights.length !== deviations.length)
     throw new RangeError(`${op}: ${weights.length} normals for ${deviations.length} deviations`);
   const share = deviations.length > 1 ? 0.5 : 1;
-  launch(gpu, op, "draw", [mean, m2, drawn], Math.sqrt((share * temperature) / points), key, 3, window);
+  launch(gpu, op, "draw", [mean, m2, drawn], Math.sqrt((share * temperature) / points), key, window);
   if (deviations.length < 2) return;
   const scale = Math.sqrt((0.5 * temperature) / (deviations.length - 1));
   for (const [k, deviation] of deviations.entries())
-    launch(gpu, op, "add", [deviation, drawn], scale * (weights[k] as number), [0, 0], 3, window);
+    launch(gpu, op, "add", [deviation, drawn], scale * (weights[k] as number), [0, 0], window);
 }
 
 function expectVectors(op: string, vectors: readonly NdArray[]): void {
@@ -76,7 +102,6 @@ function expectVectors(op: string, vectors: readonly NdArray[]): void {
   if (wrong) throw new RangeError(`${op}: vectors of ${length} and ${wrong.size} elements; all have one length, a multiple of 64`); // biome-ignore format: one sentence
 }
 
-/** `traffic`: vectors read and written, for the profile. */
 function launch(
   gpu: Gpu,
   op: string,
@@ -84,7 +109,6 @@ function launch(
   vectors: readonly NdArray[],
   factor: number,
   key: readonly [number, number],
-  traffic: number,
   window: number | undefined,
 ): void {
   for (const piece of windows(gpu, 0, vectors[0]?.size ?? 0, window)) {
@@ -96,7 +120,7 @@ function launch(
       bindings,
       params: [piece.length, piece.offset / 4, f32(factor), 0, ...key],
       grid: grid(Math.ceil(piece.length / (4 * 64 * PER))),
-      work: { bytes: 4 * piece.length * traffic },
+      work: { bytes: 4 * piece.length * 3 },
     });
   }
 }

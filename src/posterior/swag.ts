@@ -6,7 +6,7 @@
 import type { Slice, Theta } from "../autograd/index.ts";
 import type { Example, PackedBatch } from "../data/batches.ts";
 import { InputError } from "../errors.ts";
-import { type NdArray, swagCollect, swagDraw } from "../kernels/index.ts";
+import { type Live, type NdArray, swagCollect, swagDraw } from "../kernels/index.ts";
 import { Stream, streamKey } from "../random.ts";
 import { type FitOptions, Trainer } from "../train/fit.ts";
 import type { LogPosterior } from "../train/objective.ts";
@@ -65,6 +65,8 @@ export class Swag {
   readonly #m2: NdArray;
   readonly #drawn: NdArray;
   readonly #rank: number;
+  /** Made before the path begins: a device that has no room says so then, and no step waits for memory. */
+  readonly #spare: NdArray[];
   readonly #deviations: NdArray[] = [];
   #points = 0;
 
@@ -74,20 +76,21 @@ export class Swag {
     this.#theta = theta;
     this.#rank = rank;
     [this.#mean, this.#m2, this.#drawn] = [theta.vector(), theta.vector(), theta.vector()];
+    this.#spare = Array.from({ length: Math.max(1, rank) }, () => theta.vector());
   }
 
   get points(): number {
     return this.#points;
   }
 
-  /** Takes in θ as it is now. */
-  collect(): void {
-    const full = this.#deviations.length >= Math.max(1, this.#rank);
-    // The oldest deviation makes room for the newest.
-    const deviation = full ? (this.#deviations.shift() as NdArray) : this.#theta.vector();
+  /** Takes in θ as it is now. `visited`: what may have moved since the first point, where that is known. */
+  collect(visited: () => Live | undefined = () => undefined): void {
+    // With none to spare the oldest deviation makes room for the newest.
+    const deviation = this.#spare.pop() ?? (this.#deviations.shift() as NdArray);
     this.#points++;
     const { gpu } = this.#theta.engine;
-    swagCollect(gpu, this.#theta.values, { mean: this.#mean, m2: this.#m2 }, deviation, this.#points);
+    const moments = { mean: this.#mean, m2: this.#m2 };
+    gpu.scope(() => swagCollect(gpu, this.#theta.values, moments, deviation, this.#points, { live: visited() }));
     this.#deviations.push(deviation);
   }
 
@@ -118,7 +121,7 @@ export class Swag {
   }
 
   dispose(): void {
-    for (const vector of [this.#mean, this.#m2, this.#drawn, ...this.#deviations.splice(0)])
+    for (const vector of [this.#mean, this.#m2, this.#drawn, ...this.#spare.splice(0), ...this.#deviations.splice(0)])
       this.#theta.release(vector);
   }
 }
@@ -132,13 +135,13 @@ export async function swag<B = PackedBatch>(
   data: Source<B> | (PackedBatch extends B ? readonly Example[] : never),
   options: SwagOptions,
 ): Promise<Swag> {
-  const { optimizer, every, burnIn = every, rank = 10, batch, seed = 0, signal, progress, warn } = options;
+  const { optimizer, points, every, burnIn = every, rank = 10, batch, seed = 0, signal, progress, warn } = options;
   const steps = swagSteps(options);
   const { accumulate = 1, clip, dropout, mixout, rDrop } = options;
   const { theta } = target.model;
   whole("rank", rank, 0);
   expectVectorRoom(theta, swagVectors(options), options.maxBytes);
-  const found = new Swag(theta, rank);
+  const found = new Swag(theta, Math.min(rank, points));
   const start = await readSlices(theta, found.slices);
   const stop = new AbortController();
   const due = (step: number) => step > burnIn && (step - burnIn) % every === 0;
@@ -164,7 +167,7 @@ export async function swag<B = PackedBatch>(
     for await (const { step } of trainer.run()) {
       if (step > steps) break;
       if (!due(step)) continue;
-      found.collect();
+      found.collect(() => trainer?.visited());
       progress?.(found.points);
       if (step === steps) stop.abort();
     }

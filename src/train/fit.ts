@@ -61,6 +61,8 @@ export class Trainer<B = PackedBatch> {
   readonly #words: StepWords;
   readonly #facts: RunFacts<B>;
   readonly #vectors = new Map<string, NdArray>();
+  /** Of the run that goes on. */
+  #live: LiveParameters | undefined;
   /** Steps whose update has been submitted. */
   #step = 0;
   #inFlight = 0;
@@ -130,11 +132,11 @@ export class Trainer<B = PackedBatch> {
     const { theta } = this.target.model;
     const { mu, density } = this.target.prior;
     const moved = [...this.#vectors.values(), ...(density?.couplings ?? [])];
-    const live = await LiveParameters.find(theta, mu, moved, { resting: this.options.optimizer.rests });
+    this.#live = await LiveParameters.find(theta, mu, moved, { resting: this.options.optimizer.rests });
     const clock = { at: performance.now() };
     try {
       while (this.#step < this.steps && !signal?.aborted) {
-        flight.push(this.#submit(this.#step + 1, live));
+        flight.push(this.#submit(this.#step + 1, this.#live));
         this.#step++;
         this.#inFlight++;
         if (flight.length > 1) yield await land();
@@ -147,6 +149,11 @@ export class Trainer<B = PackedBatch> {
       this.#inFlight = 0;
     }
     shares.expectSome(theta);
+  }
+
+  /** What of θ the steps of this `run` have visited; the rest is where it was when it began. Inside a scope. */
+  visited(): Live | undefined {
+    return this.#live?.sofar();
   }
 
   /** Everything that a bit-exact continuation needs. Not while a step is in flight: see `settle`. */

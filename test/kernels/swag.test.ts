@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { fromHost, type NdArray } from "../../src/kernels/array.ts";
 import { normal } from "../../src/kernels/langevin.ts";
+import { LiveChunks } from "../../src/kernels/live.ts";
 import { swagCollect, swagDraw, swagReference } from "../../src/kernels/swag.ts";
 import { Stream } from "../../src/random.ts";
 import { expectClose, gpuForTests, randn, run } from "./harness.ts";
@@ -15,7 +16,7 @@ const points = (n: number) =>
 for (const [n, window] of [
   [64, undefined],
   [64 * 70, undefined],
-  [64 * 70, 4096],
+  [20_032, 4 * 8192],
 ] as const) {
   test(`${n} numbers${window ? " in windows" : ""}: moments follow float64, small variances too`, async () => {
     const g = gpu();
@@ -25,7 +26,7 @@ for (const [n, window] of [
       const moments = { mean: zeros(), m2: zeros() };
       const deviations = path.map((point, k) => {
         const deviation = zeros();
-        swagCollect(g, fromHost(g, point), moments, deviation, k + 1, window);
+        swagCollect(g, fromHost(g, point), moments, deviation, k + 1, { window });
         return deviation;
       });
       return [moments.mean, moments.m2, ...deviations];
@@ -37,6 +38,31 @@ for (const [n, window] of [
     for (const [k, d] of deviations.entries()) expectClose(d, expected.deviations[k]!, { rtol: 0, atol: 1e-8 });
   });
 }
+
+test("what has not moved since the first point need not be visited: the same bits, also in an old deviation", async () => {
+  const g = gpu();
+  const n = 20_032;
+  // Moving: a chunk, the end of a block and the next one's start, and the last numbers.
+  const moving = [[512, 700], [8100, 8300], [20_000, n]] as const; // biome-ignore format: three stretches
+  const path = points(n).map((point, _, [first]) => {
+    const still = Float32Array.from(first!);
+    for (const [from, to] of moving) still.set(point.subarray(from, to), from);
+    return still;
+  });
+  const chunks = new LiveChunks(n);
+  for (const [from, to] of moving) chunks.add(from, to);
+  const collect = (partly: boolean) =>
+    run(g, () => {
+      const zeros = () => fromHost(g, new Float32Array(n));
+      const moments = { mean: zeros(), m2: zeros() };
+      // Of two deviations the older one makes room.
+      const kept = [zeros(), zeros()];
+      for (const [k, point] of path.entries())
+        swagCollect(g, fromHost(g, point), moments, kept[k % 2]!, k + 1, partly ? { live: chunks.upload(g), window: 4 * 8192 } : {}); // biome-ignore format: one call
+      return [moments.mean, moments.m2, ...kept];
+    });
+  expect(await collect(true)).toEqual(await collect(false));
+});
 
 /** S draws of θ [n], one after the other. */
 function draws(

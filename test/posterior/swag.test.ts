@@ -1,7 +1,9 @@
 /** @file SWAG through the trainer, against the path that the trainer's own steps make in float64. */
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { Engine } from "../../src/autograd/index.ts";
+import { LiveChunks } from "../../src/kernels/live.ts";
 import { swagReference } from "../../src/kernels/swag.ts";
+import { BertForSequenceClassification } from "../../src/model/bert.ts";
 import { readSlices } from "../../src/posterior/draws.ts";
 import { Swag, type SwagOptions, swag } from "../../src/posterior/swag.ts";
 import { streamKey } from "../../src/random.ts";
@@ -10,6 +12,7 @@ import { logPosterior } from "../../src/train/objective.ts";
 import { adam, sgd } from "../../src/train/optimizers.ts";
 import { gaussianPrior } from "../../src/train/prior.ts";
 import { expectClose, gpuForTests } from "../kernels/harness.ts";
+import { tinyCheckpoint } from "../model/tiny.ts";
 import { classes, linearRegression, regression, rowSource, twoLayers } from "../train/toys.ts";
 
 const gpu = gpuForTests();
@@ -83,6 +86,30 @@ describe("the path", () => {
     found.dispose();
     end();
   });
+});
+
+test("words that no batch has held are left out of every point but the first: the same Gaussian as over all of θ", async () => {
+  const model = await BertForSequenceClassification.load(new Engine(gpu()), tinyCheckpoint({ vocabulary: 3000 }), { labels: 2 }); // biome-ignore format: one call
+  const prior = gaussianPrior(model, { encoder: { precision: 20 }, head: { precision: 1 } });
+  // New words in every batch, far apart.
+  const examples = Array.from({ length: 24 }, (_, i) => ({
+    ids: Uint32Array.from({ length: 5 }, (_, k) => 7 + 20 * (5 * i + k)),
+    typeIds: new Uint32Array(5),
+    label: i % 2,
+  }));
+  const gaussian = async (rests: boolean) => {
+    const optimizer = { ...adam({ lr: 1e-2 }), rests };
+    const found = await swag(logPosterior(model, prior, { N: 24 }), examples, { ...OPTIONS, optimizer, every: 1, batch: 4, rank: 2 }); // biome-ignore format: one call
+    const numbers = [await found.mean(), await found.draws(1).read(0)];
+    found.dispose();
+    return numbers;
+  };
+  const visited = vi.spyOn(LiveChunks.prototype, "upload");
+  expect(await gaussian(true)).toEqual(await gaussian(false));
+  const shares = visited.mock.results.map(({ value }) => value.share as number);
+  expect(Math.min(...shares)).toBeLessThan(0.5);
+  prior.dispose();
+  model.dispose();
 });
 
 describe("draws", () => {

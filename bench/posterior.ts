@@ -1,14 +1,16 @@
 /**
- * @file What many θ cost over one, on a MiniLM-shaped BERT at SST-2's lengths: a step of SGLD and one of MAP with SWAG's
- * point collected after it, each beside a MAP step; ten dropout members beside one prediction, for one sentence and for a
- * batch of 32.
+ * @file What many θ cost over one, on a MiniLM-shaped BERT at SST-2's lengths: a step of SGLD, one of MAP with SWAG's point
+ * collected after it, and a batch of the Fisher information, diagonal and of rank 4, each beside a MAP step; ten dropout
+ * members beside one prediction, for one sentence and for a batch of 32.
  */
 import { Engine, type Theta } from "../src/autograd/index.ts";
-import { type Example, packBatch } from "../src/data/batches.ts";
+import { type Example, type PackedBatch, packBatch } from "../src/data/batches.ts";
 import type { Gpu } from "../src/gpu/index.ts";
 import { BertForSequenceClassification } from "../src/model/bert.ts";
+import type { Checkpoint } from "../src/model/load.ts";
 import { dropoutMembers, type Posterior, pointEstimate, predict, Swag, sgld } from "../src/posterior/index.ts";
 import { Stream } from "../src/random.ts";
+import { classifierScores, FisherCollector } from "../src/train/fisher.ts";
 import type { Trainer } from "../src/train/fit.ts";
 import type { BenchCase } from "./case.ts";
 import { LENGTHS, MINILM, OPTIONS, seededCheckpoint, trainer } from "./step.ts";
@@ -49,6 +51,8 @@ export function posteriorCases(gpu: Gpu): BenchCase[] {
     step("posterior.step.MAP", trainer(engine, source, examples, 300)),
     step("posterior.step.SGLD", trainer(engine, source, examples, 300, sgld({ lr: 1e-6, N: examples.length }))),
     step("posterior.step.SWAG", { run: swag.run, dispose: forget }),
+    step("posterior.step.Fisher", fisher(engine, source, examples, 0)),
+    step("posterior.step.Fisher.rank4", fisher(engine, source, examples, 4)),
     ...[[13], [...lengths, ...lengths]].flatMap((batch) => {
       const packed = packBatch(batch.map(example));
       const shape = { sequences: packed.sequences, tokens: packed.tokens };
@@ -74,4 +78,27 @@ export function posteriorCases(gpu: Gpu): BenchCase[] {
       ];
     }),
   ];
+}
+
+/** Collects a batch's Fisher information at every `run`; every rank batches the columns are turned. */
+function fisher(
+  engine: Engine,
+  source: Checkpoint,
+  examples: Example[],
+  rank: number,
+): Pick<BenchCase, "run" | "dispose"> {
+  const batch = packBatch(examples);
+  let model: BertForSequenceClassification | undefined;
+  let collector: FisherCollector<PackedBatch> | undefined;
+  return {
+    async run() {
+      model ??= await BertForSequenceClassification.load(engine, source, OPTIONS);
+      collector ??= new FisherCollector(classifierScores(model), { rank });
+      await collector.add(batch);
+    },
+    dispose() {
+      collector?.dispose();
+      model?.dispose();
+    },
+  };
 }

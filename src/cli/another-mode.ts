@@ -8,20 +8,8 @@ import { DivergedError, InterruptedError } from "../errors.ts";
 import { readSlices, trainedSlices } from "../posterior/index.ts";
 import { logPosterior, type Prior, Trainer } from "../train/index.ts";
 import { fitOptions, priorOf } from "./classifier.ts";
-import type { FinetuneOptions } from "./options.ts";
-import type { Output } from "./output.ts";
+import type { ModeContext } from "./phase.ts";
 import type { LoadedClassifier } from "./source.ts";
-
-/** How a run makes and judges a model. */
-export interface ModeContext {
-  /** The model as the run began it, but from this seed. */
-  reload(seed: number): Promise<LoadedClassifier>;
-  data: readonly Example[];
-  /** NLL on dev, for `--select best`. */
-  measure(model: LoadedClassifier, what: string): Promise<{ nll: number }>;
-  options: FinetuneOptions;
-  out: Output;
-}
 
 export interface ModeOptions {
   seed: number;

@@ -15,8 +15,8 @@ import {
 import { logPosterior } from "../train/index.ts";
 import { anotherMode, type ModeOptions } from "./another-mode.ts";
 import type { EnsembleFlags } from "./method-options.ts";
+import type { PhaseContext } from "./phase.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
-import type { PhaseContext } from "./posterior-phase.ts";
 import { lookAtDraws } from "./volume.ts";
 
 /** Trains the members that are not there yet and writes them. θ is the run's own all the while. */

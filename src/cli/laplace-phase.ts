@@ -12,8 +12,8 @@ import { bytesText } from "../train/index.ts";
 import { writeGaussian } from "./gaussian-folder.ts";
 import type { LaplaceFlags } from "./method-options.ts";
 import { weightsHash } from "./model-folder.ts";
+import type { PhaseContext } from "./phase.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
-import type { PhaseContext } from "./posterior-phase.ts";
 import { lookAtDraws } from "./volume.ts";
 
 /** Sequences that the curvature is taken over at once. */

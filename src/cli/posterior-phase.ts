@@ -3,39 +3,21 @@
  * predicts. An interrupted phase is begun anew by `--resume`, from the trained θ (its draws are named by the seed), but
  * for an ensemble's, which keeps the members that are finished.
  */
-import type { PackedBatch } from "../data/batches.ts";
 import { DivergedError } from "../errors.ts";
-import {
-  anchoredSlices,
-  type Ggn,
-  type Laplace,
-  type Posterior,
-  pointEstimate,
-  type Swag,
-} from "../posterior/index.ts";
-import type { LogPosterior } from "../train/index.ts";
-import type { ModeContext } from "./another-mode.ts";
+import { anchoredSlices, type Laplace, type Posterior, pointEstimate } from "../posterior/index.ts";
 import { ensemblePhase } from "./ensemble-phase.ts";
 import { checkLaplace, laplacePhase } from "./laplace-phase.ts";
 import type { EvaluateJson } from "./measure.ts";
 import { atTemperature } from "./method-options.ts";
 import type { FinetuneOptions } from "./options.ts";
+import type { PhaseContext, PhasePlan } from "./phase.ts";
 import { rankOnePhase } from "./rank-one-phase.ts";
 import { checkSampling, samplingPhase } from "./sampling-phase.ts";
-import type { LoadedClassifier } from "./source.ts";
 import { storedPosterior } from "./stored-posterior.ts";
 import { checkSwagRoom, swagPhase } from "./swag-phase.ts";
 
-export interface PhaseContext extends ModeContext {
-  /** The run's own model, at its mode. */
-  model: LoadedClassifier;
-  target: LogPosterior<PackedBatch>;
-  /** Where several temperatures are drawn: what does not depend on them, found by the first and kept. */
-  found?: { curvature?: Ggn; swag?: Swag } | undefined;
-}
-
 /** Throws InputError for what the phase would refuse: before anything is trained or written. */
-export function checkPhase(context: Omit<PhaseContext, "reload" | "measure">): void {
+export function checkPhase(context: PhasePlan): void {
   const { target, options } = context;
   const { sampler, swag, ensemble, laplace } = options;
   if (sampler) checkSampling(context, sampler);

@@ -5,7 +5,7 @@ import { InterruptedError } from "../errors.ts";
 import { namedBy } from "../posterior/evidence.ts";
 import { type Laplace, type PriorStrength, priorStrength } from "../posterior/index.ts";
 import { figure } from "./format.ts";
-import type { PhaseContext } from "./posterior-phase.ts";
+import type { PhaseContext } from "./phase.ts";
 
 /** Sequences that go through the model at once. */
 const BATCH = 32;

@@ -4,8 +4,8 @@
  */
 import { rankOneDraws } from "../posterior/index.ts";
 import type { RankOneFlags } from "./method-options.ts";
+import type { PhaseContext } from "./phase.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
-import type { PhaseContext } from "./posterior-phase.ts";
 
 /** Writes the members of the trained model. */
 export async function rankOnePhase({ model, options }: PhaseContext, flags: RankOneFlags): Promise<void> {

@@ -27,8 +27,8 @@ import {
 } from "../posterior/index.ts";
 import { featuresFit } from "../train/frozen.ts";
 import type { SamplerOptions } from "./method-options.ts";
+import type { PhaseContext } from "./phase.ts";
 import { PosteriorWriter, readPosterior, storedDraws } from "./posterior-folder.ts";
-import type { PhaseContext } from "./posterior-phase.ts";
 import { mostSteps, samplingSteps } from "./sampling-steps.ts";
 import { refuse } from "./values.ts";
 import { lookAtDraws } from "./volume.ts";

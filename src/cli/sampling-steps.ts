@@ -8,7 +8,7 @@ import { headCurvature, meanFactor, relaxation, shareOf, stepFor, varianceAfter 
 import type { Prior } from "../train/index.ts";
 import { figure } from "./format.ts";
 import type { SamplerOptions } from "./method-options.ts";
-import type { PhaseContext } from "./posterior-phase.ts";
+import type { PhaseContext } from "./phase.ts";
 
 /** What a sampler's flags say or leave to be found. */
 export interface Steps {

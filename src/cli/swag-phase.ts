@@ -19,8 +19,8 @@ import { anotherMode } from "./another-mode.ts";
 import { fitOptions } from "./classifier.ts";
 import { deviceMemory } from "./device.ts";
 import type { SwagFlags } from "./method-options.ts";
+import type { PhaseContext, PhasePlan } from "./phase.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
-import type { PhaseContext } from "./posterior-phase.ts";
 
 const RESUME = "Run the same command with --resume to draw anew.";
 
@@ -28,7 +28,7 @@ const RESUME = "Run the same command with --resume to draw anew.";
  * Says what device memory the path will take, before anything is trained. Throws InputError where the device is known not to
  * have it, and for a path that is too long.
  */
-export function checkSwagRoom(context: Omit<PhaseContext, "reload" | "measure">, flags: SwagFlags): void {
+export function checkSwagRoom(context: PhasePlan, flags: SwagFlags): void {
   const { model, out } = context;
   const path = pathOptions(context, flags);
   swagSteps(path);
@@ -37,10 +37,7 @@ export function checkSwagRoom(context: Omit<PhaseContext, "reload" | "measure">,
 }
 
 /** The path is of the objective that the run had. */
-function pathOptions(
-  { model, data, options, out }: Omit<PhaseContext, "reload" | "measure">,
-  flags: SwagFlags,
-): SwagOptions {
+function pathOptions({ model, data, options, out }: PhasePlan, flags: SwagFlags): SwagOptions {
   const { batch, accumulate } = options;
   const { points, rank } = flags;
   const every = flags.every ?? Math.ceil(data.length / (batch * accumulate));

@@ -4,7 +4,7 @@
  */
 import { packBatch } from "../data/batches.ts";
 import { type Draws, featureCosine, volumeWarning } from "../posterior/index.ts";
-import type { PhaseContext } from "./posterior-phase.ts";
+import type { PhaseContext } from "./phase.ts";
 
 /** Sentences that say whether draws keep the features. */
 const SENTENCES = 16;

@@ -7,15 +7,13 @@ import {
   diagnoseTrace,
   drawsOf,
   dropoutMembers,
-  evidence,
   ggn,
   headCurvature,
   heldDraws,
-  type Laplace,
   laplace,
   laplaceDraws,
+  learnHeadPrecision,
   linearised,
-  maximiseEvidence,
   type Posterior,
   pointEstimate,
   priorShapes,
@@ -31,7 +29,7 @@ import {
   trajectory,
   writeSlices,
 } from "../src/posterior/index.ts";
-import { adam, diagonalPrior, fit, gaussianPrior, type LogPosterior, logPosterior } from "../src/train/index.ts";
+import { adam, diagonalPrior, type LogPosterior } from "../src/train/index.ts";
 
 export interface Trained {
   model: BertForSequenceClassification;
@@ -75,40 +73,18 @@ export const READINGS = {
     return alone(linearised(model, laplace(curvature, target.prior), { S, seed }));
   },
 
-  // The head's τ by MacKay's fixed point, the head trained to its maximum for each; the encoder stays as it was trained, and the
-  // evidence is of the head alone, on its vectors. θ is there until `dispose`; the one θ's own predictions are `point`.
-  evidence: async ({ model, data }, { laplace: S }, { seed }) => {
+  // The head's τ by its evidence and the head at its maximum under it, on the encoder as it was trained. θ is there until
+  // `dispose`; the one θ's own predictions are `point`.
+  evidence: async ({ model, target, data }, { laplace: S }, { seed }) => {
     const { theta } = model;
-    const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));
-    const head = theta.layout.slices.filter((slice) => slice.groups[0] === "head");
+    const head = sampledSlices(target, ["head"]);
     const own = await readSlices(theta, head);
-    const batches = packBatches(data, 64);
-    const options = { optimizer: adam({ lr: 0.02 }), epochs: 200, batch: data.length, dropout: false, warn: () => {} };
-    let last: Laplace | undefined;
-    const found = await maximiseEvidence(
-      async ({ head: precision = 1 }) => {
-        const prior = gaussianPrior(model, { encoder: { precision: Number.POSITIVE_INFINITY }, head: { precision } });
-        const target = logPosterior(model, prior, { N: data.length });
-        for await (const _ of fit(target, data, { ...options, seed }));
-        last = laplace(await ggn(model, batches, { structure: "full" }), prior);
-        const found = await evidence(target, last, batches);
-        prior.dispose();
-        return found;
-      },
-      { head: 1 },
-      { rounds: 40, tolerance: 0.02 },
-    );
-    const { logEvidence } = found.evidence;
-    const facts = {
-      headPrecision: found.precisions.head ?? Number.NaN,
-      logEvidence,
-      converged: Number(found.converged),
-    };
-    const dispose = () => {
-      writeSlices(theta, head, own);
-      theta.freeze((slice) => frozen.has(slice));
-    };
-    return { posterior: linearised(model, last as Laplace, { S, seed }), point: pointEstimate(model), facts, dispose };
+    const { precision, evidence, converged } = await learnHeadPrecision({ model, prior: target.prior }, data);
+    const curvature = await ggn(model, packBatches(data, 64), { structure: "full" });
+    const state = laplace(curvature, target.prior, { precisions: { head: precision } });
+    const facts = { headPrecision: precision, logEvidence: evidence.logEvidence, converged: Number(converged) };
+    const dispose = () => writeSlices(theta, head, own);
+    return { posterior: linearised(model, state, { S, seed }), point: pointEstimate(model), facts, dispose };
   },
 
   // Steps as large as the head's curvature allows, and as many as a direction without data needs to forget the mode.

@@ -39,6 +39,8 @@ export interface BlockGaussian {
   traceInverse(t?: Float64Array): number;
   /** A square root of Λ⁻¹ times z: z ~ N(0, I) gives a draw's distance from θ̂. z, result [size]. */
   draw(z: Float64Array): Float64Array;
+  /** Λ⁻¹g; g, result [size]. */
+  solve(g: Float64Array): Float64Array;
   /** Covariance of W̃x̃ under the Gaussian, [out, out]; x [in]. Of a linear layer only. */
   outputCovariance(x: ArrayLike<number>): Float64Array;
 }
@@ -118,6 +120,7 @@ export function fullCurvature(H: Matrix, shape?: LayerShape): Curvature {
           return trace;
         },
         draw: (z) => solveUpper(L, Float64Array.from(z)),
+        solve: (g) => solveUpper(L, solveLower(L, Float64Array.from(g))),
         outputCovariance(x) {
           const layer = expectLayer(shape);
           const roots = Array.from({ length: layer.outputs }, (_, o) => {
@@ -260,6 +263,7 @@ export function diagonalCurvature(h: Float32Array | Float64Array, shape?: LayerS
         logDet: sum((i) => Math.log(lambda(i))),
         traceInverse: (t) => sum((i) => (t?.[i] ?? 1) / lambda(i)),
         draw: (z) => z.map((value, i) => value / Math.sqrt(lambda(i))),
+        solve: (g) => g.map((value, i) => value / lambda(i)),
         outputCovariance(x) {
           const layer = expectLayer(shape);
           const { inputs, outputs } = layer;
@@ -326,21 +330,31 @@ function kroneckerOf(byInput: Spectrum, byOutput: Spectrum, shape: LayerShape): 
       );
       if (!(largest < Number.POSITIVE_INFINITY)) throw overflows(group, tau, scale);
       if (!(smallest > roundingOf(m + outputs, largest))) throw notPositiveDefinite(group, tau, smallest);
+      /** A vector of the layer as rows, [out, in (+1)]. */
+      const rowsOf = (vector: ArrayLike<number>) => {
+        const rows = new Matrix(outputs, m);
+        for (let o = 0; o < outputs; o++) for (let i = 0; i < m; i++) rows.set(o, i, vector[placeOf(shape, o, i)]!);
+        return rows;
+      };
+      /** Rows along the eigenvectors, each element through `f` with its eigenvalue, as a vector of the layer. */
+      const fromSpectrum = (rows: Matrix, f: (x: number, eigenvalue: number) => number) => {
+        for (let j = 0; j < outputs; j++)
+          for (let i = 0; i < m; i++) rows.set(j, i, f(rows.get(j, i), eigenvalues[j * m + i]!));
+        const W = byOutput.vectors.mmul(rows).mmul(byInput.vectors.transpose());
+        const vector = new Float64Array(outputs * m);
+        for (let o = 0; o < outputs; o++) for (let i = 0; i < m; i++) vector[placeOf(shape, o, i)] = W.get(o, i);
+        return vector;
+      };
       return {
         outputs: byOutput.vectors,
         inputs: byInput.vectors,
         eigenvalues,
         logDet: eigenvalues.reduce((sum, value) => sum + Math.log(value), 0),
         traceInverse: () => eigenvalues.reduce((sum, value) => sum + 1 / value, 0),
-        draw(z) {
-          const scaled = new Matrix(outputs, m);
-          for (let j = 0; j < outputs; j++) {
-            for (let i = 0; i < m; i++) scaled.set(j, i, z[placeOf(shape, j, i)]! / Math.sqrt(eigenvalues[j * m + i]!));
-          }
-          const W = byOutput.vectors.mmul(scaled).mmul(byInput.vectors.transpose()); // [out, in (+1)]
-          const draw = new Float64Array(z.length);
-          for (let o = 0; o < outputs; o++) for (let i = 0; i < m; i++) draw[placeOf(shape, o, i)] = W.get(o, i);
-          return draw;
+        draw: (z) => fromSpectrum(rowsOf(z), (x, eigenvalue) => x / Math.sqrt(eigenvalue)),
+        solve(g) {
+          const along = byOutput.vectors.transpose().mmul(rowsOf(g)).mmul(byInput.vectors);
+          return fromSpectrum(along, (x, eigenvalue) => x / eigenvalue);
         },
         outputCovariance(x) {
           const rotated = new Float64Array(m); // U_Aᵀx̃

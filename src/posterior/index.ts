@@ -49,6 +49,7 @@ export {
   nextPrecision,
 } from "./evidence.ts";
 export { type Block, type Ggn, type GgnOptions, ggn } from "./ggn.ts";
+export { type HeadEvidence, type HeadEvidenceOptions, learnHeadPrecision } from "./head-evidence.ts";
 export {
   expectLaplace,
   type Laplace,

@@ -57,6 +57,14 @@ function expectGaussian(gaussian: BlockGaussian, precision: Matrix): void {
   }
   const product = R.mmul(R.transpose());
   for (let r = 0; r < P; r++) for (let c = 0; c < P; c++) near(product.get(r, c), covariance.get(r, c));
+  const g = randn(77, P);
+  const solved = gaussian.solve(Float64Array.from(g));
+  covariance
+    .mmul(Matrix.columnVector([...g]))
+    .to1DArray()
+    .forEach((value, i) => {
+      near(solved[i]!, value);
+    });
   const x = [0.3, -1.2, 2];
   const found = gaussian.outputCovariance(x);
   for (let o = 0; o < 2; o++) {

@@ -52,7 +52,9 @@ export async function samplingSteps(
   const precisions = gaussianPrecisions(target.prior, slices);
   const byCurvature = async () => {
     const curvature = await headCurvature(model, packBatch(data.slice(0, TEXTS)));
-    return stepFor({ friction }, { curvature, precision: Math.max(0, ...precisions), N, seen: batch / data.length });
+    const { temperature } = sampler;
+    const seen = batch / data.length;
+    return stepFor({ friction }, { curvature, precision: Math.max(0, ...precisions), N, seen, temperature });
   };
   const lr = sampler.lr ?? (kept && model.head === "linear" ? await byCurvature() : USUAL_STEP[method]);
   // Nothing is known of a prior of another shape: then there is nothing to wait for.

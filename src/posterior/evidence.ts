@@ -54,7 +54,7 @@ export function effectiveParameters({ precision, size, traceInverse }: EvidenceG
 }
 
 /**
- * MacKay's next τ, γ / ‖Δ‖², whose fixed point has gradient 0. ∞ where θ̂ = μ: nothing in the data asks for a distance.
+ * MacKay's next τ, γ / ‖Δ‖², whose fixed point has `evidenceGradient` 0. ∞ where θ̂ = μ: nothing in the data asks for a distance.
  * θ̂ is the old τ's: refit it before the next step (`maximiseEvidence`).
  */
 export function nextPrecision(group: EvidenceGroup): number {
@@ -78,7 +78,8 @@ export interface EvidenceOptions {
 }
 
 /**
- * log P(X) of a model at θ̂. The batches hold the training data, all N terms. Throws InputError: a precision of 0 (no
+ * log P(X) of a model at θ̂, which has to be the maximum of its posterior: half of ∇ᵀΛ⁻¹∇ is what it is short by, to second
+ * order, where it is not (`priorStrength` tells by its effective τ). The batches hold the training data, all N terms. Throws InputError: a precision of 0 (no
  * evidence), a temperature other than 1, a parameter that learns and is not in the approximation, another number of terms.
  */
 export async function evidence<B>(

@@ -1,14 +1,15 @@
 /**
- * @file The precision of the head's prior, learned: what the evidence of a linear head, given the vectors that the encoder
- * makes, finds most probable. On fixed vectors the log-posterior of a linear head is concave, so Newton's method finds its
+ * @file The precision of the head's prior, learned: MacKay's fixed point for a linear head on the vectors that the encoder
+ * makes. On fixed vectors the log-posterior of a linear head is concave, so Newton's method finds its
  * maximum, θ ← θ − Λ⁻¹∇ with Λ = τI + H, and MacKay's fixed point (evidence.ts) asks for that maximum at one τ after
  * another. One pass of the encoder; the rest is float64 on the host.
  *
  * Adding a vector to the rows of all K classes changes no probability. In coordinates Qθ, Q orthogonal with its last row
  * constant, that direction has H = 0 and stays at the prior's mean, so the work is on the K − 1 others.
  *
- * The labels helped to make the vectors, unless the encoder was frozen: this evidence compares precisions of the head, not
- * encoders. (MacKay, "The evidence framework applied to classification networks", 1992.)
+ * It is not quite the evidence's maximum: H falls where logits grow, which the fixed point leaves out, so it lies above, and on
+ * vectors that explain nearly every label far above. The labels helped to make the vectors, unless the encoder was frozen:
+ * this evidence compares precisions of the head, not encoders. (MacKay, "The evidence framework applied to classification networks", 1992.)
  */
 import { type Example, type PackedBatch, packBatches } from "../data/batches.ts";
 import { InputError } from "../errors.ts";

@@ -40,15 +40,22 @@ export function meanFactor(exploration: number): number {
  * The step that suits the largest curvature of J, λ: `curvature` of the mean NLL and τ/N of the prior's stiffest `precision`.
  * There the variance, 1/(1 − hλ/2(2 − α)) of what it should be (SGLD: α = 1), is a third too large, and in a direction of a
  * tenth of λ by a fortieth. `seen`: the share of the data in a batch. A batch's noise heats a direction by hλ/2·(1/seen − 1)
- * of its variance, and with a velocity, where a step puts in α times the noise, by 1/α of that; the step keeps it to a half.
+ * of its variance, and with a velocity, where a step puts in α times the noise, by 1/α of that; the step keeps it to a half. At a
+ * `temperature` T the variance is T times as large and that noise is not.
  */
 export function stepFor(
   { friction }: { friction?: number | undefined },
-  { curvature, precision, N, seen = 1 }: { curvature: number; precision: number; N: number; seen?: number },
+  {
+    curvature,
+    precision,
+    N,
+    seen = 1,
+    temperature = 1,
+  }: { curvature: number; precision: number; N: number; seen?: number; temperature?: number },
 ): number {
   const stiffest = curvature + precision / N;
   const alpha = friction ?? 1;
-  const cool = seen < 1 ? (alpha * seen) / (1 - seen) : Number.POSITIVE_INFINITY;
+  const cool = seen < 1 ? (temperature * alpha * seen) / (1 - seen) : Number.POSITIVE_INFINITY;
   return Math.min((2 - alpha) / 2, cool) / stiffest;
 }
 

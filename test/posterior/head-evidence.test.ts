@@ -96,6 +96,14 @@ describe.each([2, 3])("%d classes", (K) => {
   });
 });
 
+test("MacKay's τ leaves out how H falls as logits grow: where few labels are in doubt, half of it has more evidence", async () => {
+  const begun = await start(3, { strength: 6 });
+  const { precision, evidence } = await learnHeadPrecision(begun, begun.data);
+  const half = await learnHeadPrecision(begun, begun.data, { start: precision / 2, rounds: 1 });
+  expect(half.evidence.logEvidence).toBeGreaterThan(evidence.logEvidence);
+  begun.end();
+});
+
 test("a prior whose mean is not 0: what all classes share stays at the mean", async () => {
   const begun = await start(3);
   const { model, prior, data } = begun;

@@ -104,6 +104,12 @@ describe("the curvature of a linear head's mean NLL", () => {
         const heat = variance(h, (5 * (1 - seen) * N) / seen) / variance(h, 0);
         expect(heat).toBeGreaterThan(1.1);
         expect(heat).toBeLessThanOrEqual(1.5 + 1e-9);
+        // Of a tenth of the temperature the variance is a tenth, and the batch's noise is what it was.
+        const cold = stepFor({ friction }, { curvature: 5, precision: 0, N, seen, temperature: 0.1 });
+        const noise = (5 * (1 - seen) * N) / seen;
+        const warmed = variance(cold, noise / 0.1) / variance(cold, 0);
+        expect(warmed).toBeGreaterThan(1.1);
+        expect(warmed).toBeLessThanOrEqual(1.5 + 1e-9);
       }
     },
   );

@@ -14,9 +14,11 @@ import {
 } from "../posterior/index.ts";
 import { logPosterior } from "../train/index.ts";
 import { anotherMode, type ModeOptions } from "./another-mode.ts";
+import { fitOptions } from "./classifier.ts";
 import type { EnsembleFlags } from "./method-options.ts";
 import type { PhaseContext } from "./phase.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
+import { phaseDiverged } from "./training.ts";
 import { lookAtDraws } from "./volume.ts";
 
 /** Trains the members that are not there yet and writes them. θ is the run's own all the while. */
@@ -32,11 +34,14 @@ export async function ensemblePhase(context: PhaseContext, { anchored }: Ensembl
       writer.add(await readSlices(model.theta, slices));
       continue;
     }
+    const what = `member ${s + 1} of ${members}`;
     const values = await anotherMode(context, {
       seed: seed + s,
-      what: `member ${s + 1} of ${members}`,
+      what,
       ifInterrupted: `${s} of ${members} members are kept. Run the same command with --resume to go on.`,
       ...(anchored ? { perturb: perturbation(anchored, seed, s) } : {}),
+    }).catch((error) => {
+      throw phaseDiverged(error, what, fitOptions(options));
     });
     writer.add(values);
   }

@@ -119,7 +119,10 @@ export async function samplingPhase(
   } catch (error) {
     if (!(error instanceof DivergedError)) throw error;
     const at = `sampling: step ${error.step} of chain ${error.chain ?? 0} (counted from 0) is not finite`;
-    const kept = trace.length > 0 ? `The ${trace.length} draws before it are kept in posterior/. ` : "";
+    const kept =
+      trace.length > 0
+        ? `The ${trace.length} draws before it are kept in posterior/. `
+        : "The run's mode is unchanged. ";
     diverged = new DivergedError(`${at} (first in ${error.operation}). ${kept}Take a smaller --sample-lr.`, error.step, error.operation); // biome-ignore format: one sentence
     if (trace.length === 0) throw diverged;
   } finally {

@@ -21,6 +21,7 @@ import { deviceMemory } from "./device.ts";
 import type { SwagFlags } from "./method-options.ts";
 import type { PhaseContext, PhasePlan } from "./phase.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
+import { phaseDiverged } from "./training.ts";
 
 const RESUME = "Run the same command with --resume to draw anew.";
 
@@ -66,14 +67,21 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
       signal: out.io.signal,
       progress: (done) => bar.update(done),
       warn: () => {}, // said when the run began
-    }).finally(() => out.end());
+    })
+      .catch((error) => {
+        throw phaseDiverged(error, name, path);
+      })
+      .finally(() => out.end());
   };
+  const train = (what: string, seed: number) =>
+    anotherMode(context, { seed, what, ifInterrupted: RESUME }).catch((error) => {
+      throw phaseDiverged(error, what, path);
+    });
   try {
     for (let mode = 0; mode < modes; mode++) {
       const name = modes === 1 ? "SWAG" : `SWAG ${mode + 1} of ${modes}`;
       if (mode > 0) {
-        const what = `training mode ${mode + 1} of ${modes}`;
-        writeSlices(theta, slices, await anotherMode(context, { seed: seed + mode, what, ifInterrupted: RESUME }));
+        writeSlices(theta, slices, await train(`training mode ${mode + 1} of ${modes}`, seed + mode));
       }
       const gaussian = kept?.swag ?? (await walk(name, seed + mode));
       if (kept) kept.swag = gaussian;

@@ -164,6 +164,7 @@ export class Training<B> {
         await this.#save();
         out.note(`a checkpoint of step ${trainer.step}, the last good one, is in ${this.#root}`);
       }
+      if (error instanceof DivergedError) throw withAdvice(error, this.#afterDivergence(error));
       throw error;
     } finally {
       out.end();
@@ -238,6 +239,11 @@ export class Training<B> {
     this.#savedAt = this.#options.out.io.now();
   }
 
+  #afterDivergence({ step }: DivergedError): string {
+    const rates = rateFlags(this.#options.fit);
+    return `The weights are kept as they were after step ${step - 1}. Lower ${rates}, lengthen --warmup, or set --clip 1.`;
+  }
+
   async #interrupted(): Promise<InterruptedError> {
     const { step, steps } = this.trainer;
     await this.#save();
@@ -245,6 +251,23 @@ export class Training<B> {
       `interrupted after step ${step} of ${steps}: a checkpoint is in ${this.#root}. Run the same command with --resume to go on.`,
     );
   }
+}
+
+/** The flags of the learning rates that an optimiser has. */
+function rateFlags({ optimizer }: Pick<FitOptions, "optimizer">): string {
+  return optimizer.groups.includes("head") ? "--lr and --head-lr" : "--lr";
+}
+
+/** The facts of a step that is not finite, and behind them what became of the weights and what to do. */
+function withAdvice({ message, step, operation }: DivergedError, advice: string): DivergedError {
+  return new DivergedError(`${message} ${advice}`, step, operation);
+}
+
+/** The same for a posterior phase, which trains `what` at the rates of `fit`. Any other error is given back as it is. */
+export function phaseDiverged(error: unknown, what: string, fit: Pick<FitOptions, "optimizer">): unknown {
+  if (!(error instanceof DivergedError)) return error;
+  const advice = `The step is counted from the start of ${what}. The run's mode is unchanged. Start anew with a lower ${rateFlags(fit)}, or with --clip 1.`;
+  return withAdvice(new DivergedError(`${what}: ${error.message}`, error.step, error.operation), advice);
 }
 
 function bestIsGone(root: string): string {

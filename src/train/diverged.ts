@@ -48,13 +48,15 @@ export async function firstBadOperation(engine: Engine, body: () => void): Promi
   return operations.find((_, i) => !Number.isFinite(verdicts[i]));
 }
 
-/** What the user is told. `rows`: the examples of the batch, counted from 0. */
+/**
+ * The facts of a step that changed nothing; the caller knows what became of θ and what to do. `rows`: the examples of the
+ * batch, counted from 0.
+ */
 export function divergedError(step: number, rows: readonly number[], operation: string | undefined): DivergedError {
   const shown = rows.slice(0, 16).join(", ") + (rows.length > 16 ? ` and ${rows.length - 16} more` : "");
   const where = operation ?? "the gradient's norm";
   return new DivergedError(
-    `step ${step}: the loss or its gradient is not finite (first in ${where}; training examples ${shown}, counted from 0). ` +
-      `The weights are kept as they were after step ${step - 1}. Lower --lr and --head-lr, lengthen --warmup, or set --clip 1.`,
+    `step ${step}: the loss or its gradient is not finite (first in ${where}; training examples ${shown}, counted from 0).`,
     step,
     where,
   );

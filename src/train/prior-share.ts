@@ -34,7 +34,7 @@ export class PriorShares {
     const first = layout.slices.find(({ offset }) => offset === still.offset);
     throw new InputError(
       `prior: its share of the gradient was 0 in every step in ${first?.groups[0]} (from ${first && tensorNames(first)}) although a precision of ${still.precision} was asked for. ` +
-        "θ never left the prior's mean there: raise its learning rate or train longer; or give it precision 0, as --method mle does.",
+        "θ never left the prior's mean there: raise its learning rate or train longer; or give it precision 0, which is maximum likelihood.",
     );
   }
 }

@@ -461,8 +461,13 @@ describe("bad input: one sentence, the right exit code, nothing lost", () => {
       "40",
     ]);
     expect(code, stderr).toBe(2);
-    expect(stderr.trimEnd().split("\n").at(-1)).toMatch(
+    const last = stderr.trimEnd().split("\n").at(-1) ?? "";
+    expect(last).toMatch(
       /^step \d+: the loss or its gradient is not finite \(first in [\w.]+; training examples [\d, ]+/,
+    );
+    const kept = Number(/^step (\d+)/.exec(last)?.[1]) - 1;
+    expect(last).toContain(
+      `The weights are kept as they were after step ${kept}. Lower --lr and --head-lr, lengthen --warmup, or set --clip 1.`,
     );
     expect(existsSync(at("wild/checkpoints"))).toBe(true);
     expect(existsSync(at("wild/model.safetensors"))).toBe(false);

@@ -94,6 +94,15 @@ describe("an ensemble", () => {
   });
 });
 
+test("a member that leaves the finite numbers is named, and the run's mode stays", async () => {
+  const anchors = ["--anchored", "--prior-precision", "encoder=1,head=1e-70", "--members", "2"];
+  const { code, stderr } = await run(finetune("torn", "--method", "ensemble", ...anchors));
+  expect(code).toBe(2);
+  expect(stderr.trimEnd().split("\n").at(-1)).toMatch(
+    /^member 1 of 2: step \d+: .*\)\. The step .* member 1 of 2\. The run's mode is unchanged\. Start anew with a lower --lr and --head-lr, or with --clip 1\.$/,
+  );
+});
+
 describe("a rank-one ensemble", () => {
   const command = (out: string, ...more: string[]) => finetune(out, "--method", "rank-one", "--members", "3", ...more);
   const evaluated = async (out: string) =>

@@ -195,6 +195,19 @@ describe("a run of a sampler", () => {
     expect(json(at("swags/posterior/posterior.json"))).toEqual(json(at("swagged/posterior/posterior.json")));
   });
 
+  test("by SWAG, whose path leaves the finite numbers: says whose step that is and what is kept", async () => {
+    const wild = ["--epochs", "0", "--points", "40", "--optimizer", "sgd", "--lr", "1e9", "--head-lr", "1e9"];
+    const { code, stderr } = await run(
+      finetune("wild-swag", "--method", "swag", ...wild).filter(
+        (word, i, all) => !/--(burn-in|thin)/.test(`${word} ${all[i - 1]}`),
+      ),
+    );
+    expect(code).toBe(2);
+    expect(stderr.trimEnd().split("\n").at(-1)).toMatch(
+      /^SWAG: step \d+: .*\)\. The step is counted from the start of SWAG\. The run's mode is unchanged\. Start anew with a lower --lr and --head-lr, or with --clip 1\.$/,
+    );
+  });
+
   test("by Laplace: draws of the last layer around the mode", async () => {
     const base = [
       "finetune",

@@ -107,8 +107,9 @@ describe("the loop", () => {
     const error = caught as DivergedError;
     expect(error.step).toBe(5); // rows 32 … 39
     expect(error.operation).toMatch(/^(matmul|linear)/);
+    // Facts alone: a library's caller has no flags, and may have put θ back.
     expect(error.message).toMatch(
-      /^step 5: .*first in (matmul|linear).*examples 32, 33, .*39.*after step 4.*Lower --lr/,
+      /^step 5: [^.]*first in (matmul|linear)[^;]*; training examples 32, 33, .*39, counted from 0\)\.$/,
     );
     expect(await model.theta.get("w1")).toEqual(before);
     expect(before.every(Number.isFinite)).toBe(true);
@@ -147,7 +148,7 @@ describe("the loop", () => {
     const still = { x: Float32Array.from(LINE.x), y: new Float32Array(200), d: 3 };
     await expect(
       train(line(), still, { encoder: { precision: 300 } }, { optimizer: adam({ lr: 0.01 }), ...full(200, 4) }),
-    ).rejects.toThrow(/share of the gradient was 0 in every step/);
+    ).rejects.toThrow(/share of the gradient was 0 in every step [^-]*precision 0, which is maximum likelihood\.$/);
     const flat = await train(
       line(),
       still,

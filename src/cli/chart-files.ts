@@ -84,8 +84,8 @@ export async function writeCharts(folder: string, drawn: Drawn, out: Output): Pr
   const { named, answer, labels, logp, scaledLogp, prediction, foreign, trace } = drawn;
   const on = `${named.run} on ${named.data}`;
   const counts = `n ${answer.n}, members ${answer.members}`;
-  const calibration = ({ ece, eceInterval: [low, high], eceFloor }: Calibration) =>
-    `ECE ${figure(ece)} (95 %: ${figure(low)} to ${figure(high)}), ${figure(eceFloor)} if calibrated`;
+  const calibration = ({ ece, eceInterval: [low, high], eceFloor, eceFloor95 }: Calibration) =>
+    `ECE ${figure(ece)} (bootstrap: ${figure(low)} to ${figure(high)}); if calibrated ${figure(eceFloor)}, in 95 % below ${figure(eceFloor95)}`;
   const top = topLabels(logp, labels);
   const charts: [string, string][] = [
     [

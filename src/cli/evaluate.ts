@@ -11,6 +11,7 @@ import type { Table } from "../data/tables.ts";
 import { inert } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import {
+  eceFloor95,
   eceInterval,
   type LabelledLogits,
   oodAuroc,
@@ -132,9 +133,13 @@ function checkFinite(flag: string, prediction: Prediction | undefined): void {
   );
 }
 
-function ranked(logp: LogProbabilities, labels: ArrayLike<number>): Pick<Calibration, "eceInterval" | "aurc"> {
+function ranked(
+  logp: LogProbabilities,
+  labels: ArrayLike<number>,
+): Pick<Calibration, "eceInterval" | "eceFloor95" | "aurc"> {
+  // biome-ignore format: one line
   const top = topLabels(logp, labels);
-  return { eceInterval: eceInterval(top), aurc: selective(top).aurc };
+  return { eceInterval: eceInterval(top), eceFloor95: eceFloor95(top.confidence), aurc: selective(top).aurc };
 }
 
 /** The temperature of some rows, and the calibration of others at it. */
@@ -197,8 +202,11 @@ function answerText(answer: Evaluated, { ood, fit }: { ood: string | undefined; 
   const lines: [string, EvaluateJson][] = [[scaled === undefined ? "" : "as it is", answer]];
   if (scaled !== undefined) lines.push([`T = ${figure(temperature ?? 1)}`, { ...answer, ...scaled }]);
   const interval = ([low, high]: readonly [number, number]) => `${figure(low)} to ${figure(high)}`;
+  const ece = ({ eceInterval, eceFloor95 }: Calibration) =>
+    `${interval(eceInterval)}; a calibrated model stays below ${figure(eceFloor95)} in 95 % of label sets`;
   const said = [
-    `ECE, 95 % interval: ${interval(answer.eceInterval)}${scaled ? `; at T: ${interval(scaled.eceInterval)}` : ""}`,
+    `ECE, bootstrap interval (nominally 95 %): ${ece(answer)}`,
+    ...(scaled ? [`at T: ${ece(scaled)}`] : []),
     `area under risk against coverage: ${figure(answer.aurc)}`,
   ];
   if (told !== undefined) {

@@ -39,15 +39,16 @@ export interface EvaluateJson {
 
 /** What is said of calibration, of predictions as they are or at a temperature. */
 export interface Calibration extends Pick<Metrics, "accuracy" | "nll" | "brier" | "ece" | "eceFloor"> {
+  /** Bootstrap, nominally 95 %. */
   eceInterval: Interval;
+  /** What a calibrated model's ECE stays below in 95 of 100 label sets. */
+  eceFloor95: number;
   /** Area under risk against coverage. */
   aurc: number;
 }
 
 /** What `evaluate` says beyond the metrics that a run keeps. */
-export interface Evaluated extends EvaluateJson {
-  eceInterval: Interval;
-  aurc: number;
+export interface Evaluated extends EvaluateJson, Pick<Calibration, "eceInterval" | "eceFloor95" | "aurc"> {
   oodAuroc?: { epistemic: number; total: number };
   temperature?: number;
   /** At that temperature. */

@@ -4,7 +4,7 @@
  * mends what is found here, ranking.ts asks what is left when the least sure answers are withheld.
  */
 import { streamKey, threefry2x32 } from "../random.ts";
-import { binOf, ECE_BINS, eceOf, type TopLabels } from "../train/metrics.ts";
+import { binOf, ECE_BINS, ECE_DRAWS, eceDraws, eceOf, type TopLabels } from "../train/metrics.ts";
 
 /** Lower and upper end. */
 export type Interval = readonly [number, number];
@@ -63,14 +63,19 @@ export function wilson(right: number, n: number, z = Z95): Interval {
  * 0 … 1. Not the percentiles themselves: an ECE is a sum of absolute values, so that noise only adds to it, and a
  * resampled set, noisy twice, shows more than the data do. Turned round at e, that excess is taken off once. Its level is
  * nominal, as any bootstrap's of a quantity with a corner at 0: over simulated sets of 277 to 1,000 it held a true ECE of
- * .05 to .2 in 85 to 91 %, the 0 of a calibrated model in 57 to 61 % (percentiles: never). So a lower end above 0 speaks
- * of miscalibration only where the ECE also stands well above its floor.
+ * .05 to .2 in 85 to 91 %, the 0 of a calibrated model in 57 to 61 % (percentiles: never). Whether a model is miscalibrated at
+ * all `eceFloor95` tells.
  */
 export function eceInterval(top: TopLabels, { seed = 0, draws = BOOTSTRAP_DRAWS, bins = ECE_BINS } = {}): Interval {
   const e = eceOf(top.confidence, top.correct, bins);
   const sorted = bootstrapEces(top, { seed, draws, bins }).sort();
   const turned = (q: number) => Math.min(1, Math.max(0, 2 * e - quantile(sorted, q)));
   return [turned(0.975), turned(0.025)];
+}
+
+/** What the ECE of a perfectly calibrated model of these confidences stays below in 95 of 100 label sets. */
+export function eceFloor95(confidence: ArrayLike<number>, { seed = 0, draws = ECE_DRAWS } = {}): number {
+  return quantile(Float64Array.from(eceDraws(confidence, seed, draws)).sort(), 0.95);
 }
 
 /** The ECE of `draws` sets of examples drawn with replacement; draw d is the stream (seed, "ece bootstrap", d). */

@@ -10,6 +10,7 @@ export {
 } from "./anchored.ts";
 export {
   bootstrapEces,
+  eceFloor95,
   eceInterval,
   type Interval,
   type ReliabilityBin,

@@ -38,7 +38,7 @@ const predict = async (file: string): Promise<Answer[]> => {
   return JSON.parse(stdout);
 };
 
-const BASE = "task n members accuracy nll brier ece eceFloor eceInterval aurc";
+const BASE = "task n members accuracy nll brier ece eceFloor eceInterval eceFloor95 aurc";
 
 describe("evaluate", () => {
   test("a run by members: interval, risk, other domain, temperature, charts", async () => {
@@ -47,7 +47,9 @@ describe("evaluate", () => {
     expect(code, stderr).toBe(0);
     const answer = JSON.parse(stdout);
     expect(Object.keys(answer)).toEqual([...BASE.split(" "), "oodAuroc", "temperature", "scaled"]);
-    expect(Object.keys(answer.scaled)).toEqual("accuracy nll brier ece eceFloor eceInterval aurc".split(" "));
+    expect(Object.keys(answer.scaled)).toEqual(
+      "accuracy nll brier ece eceFloor eceInterval eceFloor95 aurc".split(" "),
+    );
     expect(answer).toMatchObject({ task: "classify", n: 21, members: 6 });
     const [low, high] = answer.eceInterval;
     expect(0 <= low && low <= high && high <= 1).toBe(true);
@@ -122,7 +124,9 @@ describe("evaluate", () => {
     expect(code, stderr).toBe(0);
     expect(stderr).toContain("note: one member: no epistemic uncertainty");
     expect(stderr).toMatch(/^warning: --temperature-from \S+: its logits are no better than chance, so that T = 100 /m);
-    expect(stdout).toMatch(/^T = 100 .*\nECE, 95 % interval: /m);
+    expect(stdout).toMatch(
+      /^T = 100 .*\nECE, bootstrap interval \(nominally 95 %\): .* a calibrated model stays below 0\.\d+ in 95 % of label sets\nat T: /m,
+    );
     expect(stdout).toMatch(/: 0\.5 by epistemic, [\d.]+ by total uncertainty$/m);
     const plain = await evaluate("--members", "1", "--json");
     expect(Object.keys(JSON.parse(plain.stdout))).toEqual(BASE.split(" "));

@@ -1,6 +1,6 @@
 /** @file Calibration against closed forms (check 19). The ECE's floor itself: test/train/metrics.test.ts. */
 import { describe, expect, it } from "vitest";
-import { bootstrapEces, eceInterval, reliability, wilson } from "../../src/posterior/calibration.ts";
+import { bootstrapEces, eceFloor95, eceInterval, reliability, wilson } from "../../src/posterior/calibration.ts";
 import { fitTemperature, temper, temperatureScaled } from "../../src/posterior/temperature.ts";
 import { Stream } from "../../src/random.ts";
 import { eceOf, logSoftmaxRows, metricsOf, type TopLabels, topLabels } from "../../src/train/metrics.ts";
@@ -97,6 +97,19 @@ describe("the ECE's bootstrap interval", () => {
     const calibrated = inside(0, 277);
     expect(calibrated.held).toBeGreaterThan(0.4);
     expect(calibrated.percentile).toBe(0);
+  });
+
+  it("of a calibrated model stays below the floor's 95th percentile in 95 of 100 sets, of a surer one seldom", () => {
+    const below = (gap: number) => {
+      let held = 0;
+      for (let r = 0; r < 200; r++) {
+        const { confidence, correct } = answers(277, gap, r);
+        held += eceOf(confidence, correct) < eceFloor95(confidence, { seed: r }) ? 1 : 0;
+      }
+      return held / 200;
+    };
+    expect(Math.abs(below(0) - 0.95)).toBeLessThan(0.05); // three standard errors of 200 sets, and the draws' own
+    expect(below(0.1)).toBeLessThan(0.2);
   });
 
   it("is the same for the same seed, stays within 0 … 1, and is a point where nothing varies", () => {

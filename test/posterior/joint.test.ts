@@ -2,7 +2,9 @@
  * @file Samplers on logistic regression, by the joint distribution of parameters and data, so that no answer has to be
  * known: θ is drawn from the prior and y from the likelihood, hence θ is a draw from p(θ|y), and a sampler of p(θ|y) must
  *   - leave the law of θ as it is (Geweke 2004; Grosse and Duvenaud 2014): after any number of steps θ has the prior's moments;
- *   - give draws among which the first θ has a uniform rank (simulation-based calibration: Talts et al. 2018).
+ *   - give draws among which that θ has a uniform rank (simulation-based calibration: Talts et al. 2018). Draws of a chain
+ *     that began at θ know it: so θ stands at a random place of a path that two chains have walked from it, the one backwards,
+ *     which for a reversible sampler is the same walk (Gandy and Scott 2020). Then no thinning is asked for.
  * R regressions with d weights each are one model, a step of which moves them all; they are independent, so errors are
  * plain standard errors. Samplers that are wrong on purpose must fail.
  */
@@ -66,7 +68,7 @@ interface Wrong {
   n?: number;
 }
 
-/** Draws of all regressions, thinned, from chains that start at the θ the data came from. */
+/** Draws of all regressions, thinned, from two chains that start at the θ the data came from: those of the first, then of the second. */
 async function draws(
   sampler: (seed: number) => Optimizer,
   { tau = TAU, n = N }: Wrong,
@@ -79,7 +81,9 @@ async function draws(
   for await (const { values } of trajectory(logPosterior(model, prior, { N: n }), source, {
     sampler,
     batch: N,
-    ...options,
+    chains: 2,
+    thin: options.thin,
+    draws: 2 * options.draws,
   }))
     found.push(values);
   prior.dispose();
@@ -122,23 +126,31 @@ function logLikelihood(theta: Float32Array, r: number): number {
  * which `Z` is as unlikely as for a normal. Ranks of θ* in each coordinate, and of its log-likelihood.
  */
 function calibration(all: readonly Float32Array[]): Record<string, number> {
+  const length = all.length / 2;
+  const stream = new Stream(12, "places");
+  // How many draws of each regression's path come before θ*, of the second chain; the others are the first's.
+  const places = Array.from({ length: R }, () => stream.integer(length + 1));
   const ranksOf = (f: (values: Float32Array, r: number) => number) =>
-    Array.from({ length: R }, (_, r) => all.filter((values) => f(values, r) < f(DATA.theta, r)).length);
+    places.map((before, r) => {
+      const path = [...all.slice(0, length - before), ...all.slice(length, length + before)];
+      return path.filter((values) => f(values, r) < f(DATA.theta, r)).length;
+    });
   const ecdf = (ranks: number[]) => {
     let worst = 0;
-    for (let k = 0; k < all.length; k++) {
+    for (let k = 0; k < length; k++) {
       const share = ranks.filter((rank) => rank <= k).length / ranks.length;
-      worst = Math.max(worst, Math.abs(share - (k + 1) / (all.length + 1)));
+      worst = Math.max(worst, Math.abs(share - (k + 1) / (length + 1)));
     }
     return 2 * worst * Math.sqrt(ranks.length);
   };
-  const coordinates = Array.from({ length: D }, (_, j) => ranksOf((values, r) => values[r * D + j] ?? 0)).flat();
-  return { "rank of θ": ecdf(coordinates), "rank of log p(y|θ)": ecdf(ranksOf(logLikelihood)) };
+  const found: Record<string, number> = { "rank of log p(y|θ)": ecdf(ranksOf(logLikelihood)) };
+  for (let j = 0; j < D; j++) found[`rank of θ${j}`] = ecdf(ranksOf((values, r) => values[r * D + j] ?? 0));
+  return found;
 }
 
-/** 19 draws, 12 steps apart: between half a relaxation time (along the prior) and two and a half. */
-async function scores(sampler: (seed: number) => Optimizer, wrong: Wrong = {}) {
-  const all = await draws(sampler, wrong, { draws: 19, thin: 12 });
+/** 12 draws a chain, as many steps apart: between half a relaxation time (along the prior) and two and a half, for power. */
+async function scores(sampler: (seed: number) => Optimizer, wrong: Wrong = {}, thin = 12) {
+  const all = await draws(sampler, wrong, { draws: 12, thin });
   return { ...geweke(all.at(-1) as Float32Array), ...calibration(all) };
 }
 
@@ -153,6 +165,11 @@ describe("samplers that are right", () => {
   ])("%s keeps the joint distribution", async (_, sampler) => {
     for (const [name, z] of Object.entries(await scores(sampler))) expect(Math.abs(z), name).toBeLessThan(Z);
   });
+});
+
+test("SGLD in short steps, whose draws are near to each other and to θ*, keeps it too", async () => {
+  const found = await scores((seed) => sgld({ lr: H / 10, N, seed }), {}, 1);
+  for (const [name, z] of Object.entries(found)) expect(Math.abs(z), name).toBeLessThan(Z);
 });
 
 describe("samplers that are wrong are found out", () => {

@@ -120,6 +120,7 @@ export class FisherCollector<B> {
   #filled = 0;
   #batches = 0;
   #terms = 0;
+  #adding = false;
 
   /** Throws InputError unless rank is a whole number from 0, and where its vectors would leave no room within `maxBytes`. */
   constructor(
@@ -145,8 +146,19 @@ export class FisherCollector<B> {
     return this.#batches;
   }
 
-  /** One forward and backward pass. */
+  /** One forward and backward pass. Throws InputError where the log-likelihood is not finite; Error while another is under way. */
   async add(batch: B): Promise<void> {
+    // Key and column are named by the count of batches, which goes up at the end.
+    if (this.#adding) throw new Error("add: a batch is under way; await it first");
+    this.#adding = true;
+    try {
+      await this.#add(batch);
+    } finally {
+      this.#adding = false;
+    }
+  }
+
+  async #add(batch: B): Promise<void> {
     const { engine, theta } = this.#scores;
     const key = streamKey(this.#seed, "fisher", this.#batches);
     const { done, count } = engine.step(() => {
@@ -214,6 +226,7 @@ export class FisherCollector<B> {
     { N, damping }: { N: number; damping: number },
     wanted: (name: string) => boolean = () => true,
   ): Promise<FisherNumbers> {
+    if (this.#adding) throw new Error("numbers: a batch is under way; await it first");
     if (this.#terms === 0) throw new InputError("fisher: no batch was seen. Give it a text.");
     if (!(N > 0 && Number.isFinite(N))) throw new InputError(`fisher: N is ${N} (expected a number above 0).`);
     if (!(damping >= 0 && Number.isFinite(damping))) throw new InputError(`fisher: damping is ${damping} (expected a number from 0).`); // biome-ignore format: one sentence

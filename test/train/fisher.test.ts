@@ -83,6 +83,22 @@ test("with the data's labels the square of a batch's gradient is no Fisher infor
   model.theta.dispose();
 });
 
+test("a batch is refused while the one before is under way, and counts nothing", async () => {
+  const model = softmax(new Engine(gpu()));
+  const [hasty, patient] = [0, 1].map(() => new FisherCollector(classifierScores(model), { seed: 1 }));
+  const first = hasty!.add(X);
+  await expect(hasty!.add(X)).rejects.toThrow("add: a batch is under way");
+  await expect(hasty!.numbers({ N: n, damping: 0 })).rejects.toThrow("numbers: a batch is under way");
+  await first;
+  await patient!.add(X);
+  const both = [hasty!, patient!];
+  for (const collector of both) await collector.add(X);
+  const [one, two] = await Promise.all(both.map((collector) => collector.numbers({ N: n, damping: 0 })));
+  expect([one, hasty!.terms]).toEqual([two, 2 * n]);
+  for (const collector of both) collector.dispose();
+  model.theta.dispose();
+});
+
 test("with as many columns as parameters the whole matrix; with fewer its largest directions, and all of the diagonal", async () => {
   const model = softmax(new Engine(gpu()));
   const draws = 400;

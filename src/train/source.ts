@@ -96,8 +96,14 @@ export class Plan {
 
   /** The epoch (counted from 0) that step (counted from 1) belongs to, and its index in it. */
   locate(step: number): { plan: EpochPlan; index: number; last: boolean } {
-    const epoch = this.#ends.findIndex((end) => step <= end);
-    if (step < 1 || epoch < 0) throw new RangeError(`step ${step} of ${this.steps}`);
+    if (!(step >= 1 && step <= this.steps)) throw new RangeError(`step ${step} of ${this.steps}`);
+    // The first epoch whose end is not before the step.
+    let [epoch, after] = [0, this.#ends.length - 1];
+    while (epoch < after) {
+      const middle = (epoch + after) >> 1;
+      if (step <= (this.#ends[middle] ?? 0)) after = middle;
+      else epoch = middle + 1;
+    }
     const plan = this.epoch(epoch);
     const index = step - 1 - (this.#ends[epoch - 1] ?? 0);
     return { plan, index, last: step === this.#ends[epoch] };

@@ -3,7 +3,8 @@
  * anything runs on the device.
  */
 import { InputError } from "../errors.ts";
-import type { LossScaleOptions } from "./lossscale.ts";
+import { expectLossScale, type LossScaleOptions } from "./lossscale.ts";
+import { mixedSlices } from "./mixout.ts";
 import type { LogPosterior, Stretch, Terms } from "./objective.ts";
 import type { Optimizer } from "./optimizers.ts";
 import { expectGroups } from "./prior.ts";
@@ -47,6 +48,10 @@ export interface StepReport extends Terms {
   epoch: number;
   /** Learning rate of this step, after the schedule (the general one; groups may have their own). */
   lr: number;
+  /**
+   * The step's tokens over the seconds from the report before it (after a settled step: from when the loop went on, so that
+   * an evaluation or a checkpoint there does not count) to this one.
+   */
   tokensPerSecond: number;
   /** Dispatches recorded for this step. */
   dispatches: number;
@@ -58,8 +63,13 @@ export interface StepReport extends Terms {
 }
 
 /** Throws InputError for an option that is out of range or contradicts the optimiser; the plan's and schedule's check themselves. */
-export function checkFit<B>({ model }: LogPosterior<B>, { optimizer, clip, rDrop = 0 }: FitOptions): void {
+export function checkFit<B>(
+  { model }: LogPosterior<B>,
+  { optimizer, clip, rDrop = 0, mixout = 0, lossScale }: FitOptions,
+): void {
   checkRDrop(rDrop, model);
+  if (mixout !== 0) mixedSlices(model.theta, mixout);
+  expectLossScale(lossScale);
   if (optimizer.noisy && rDrop > 0) {
     throw new InputError(`r-drop: not with ${optimizer.name} (what it regularises is no posterior). Leave it out.`);
   }

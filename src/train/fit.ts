@@ -66,9 +66,14 @@ export class Trainer<B = PackedBatch> {
   /** Steps whose update has been submitted. */
   #step = 0;
   #inFlight = 0;
+  #running = false;
   #diverged = false;
+  #disposed = false;
 
-  /** Throws InputError for an option out of range. Nothing runs on the device yet. */
+  /**
+   * Takes what it holds on the device, the optimiser's vectors above all: dispose of it. Throws InputError for an option out
+   * of range, before it takes anything.
+   */
   constructor(target: LogPosterior<B>, data: Data<B>, options: FitOptions) {
     const { optimizer, mixout = 0, seed = 0 } = options;
     const { model, prior, N } = target;
@@ -87,9 +92,10 @@ export class Trainer<B = PackedBatch> {
     checkFit(target, options);
     this.stretches = stretchesOf(model.theta, prior, N, (slice) => optimizer.lrOf(slice));
     this.#kernelStretches = this.stretches.map((s) => (s.density ? { ...s, priorScale: 0 } : s));
-    if (mixout !== 0) this.#mixing = new Mixing(model.theta, prior.mu, { p: mixout, seed });
     warnOfTwoPriors(target, options, this.stretches);
+    // From here on nothing is refused: what is taken is given back by `dispose`.
     const { gpu } = model.engine;
+    if (mixout !== 0) this.#mixing = new Mixing(model.theta, prior.mu, { p: mixout, seed });
     // A sampler stays in f32: what it follows is to be the posterior's gradient, and none of its steps may be left out.
     if (model.engine.dtype === "f16" && !optimizer.noisy) this.#scaling = new LossScaling(gpu, options.lossScale);
     const around = { scaling: this.#scaling, mixing: this.#mixing };
@@ -113,13 +119,15 @@ export class Trainer<B = PackedBatch> {
   }
 
   /**
-   * Trains from where it stands to the last step. Reports come a step late except at settled steps (see `settle`).
+   * Trains from where it stands to the last step. Reports come a step late except at settled steps (see `settle`). One run
+   * at a time: a second begins when the first has ended or was left.
    * Throws DivergedError, with θ as it was before the bad step; DeviceError; InputError if a prior was asked for on some
    * stretch of θ and had no share there in any step.
    */
   async *run(): AsyncGenerator<StepReport, void, undefined> {
     if (this.#diverged) throw new Error("run: this training diverged; restore a state first");
-    if (this.#inFlight > 0) throw new Error("run: this training runs already");
+    if (this.#running) throw new Error("run: this training runs already");
+    this.#running = true;
     const { signal, settle } = this.options;
     const shares = new PriorShares(this.stretches);
     const flight: Pending[] = [];
@@ -132,10 +140,12 @@ export class Trainer<B = PackedBatch> {
     const { theta } = this.target.model;
     const { mu, density } = this.target.prior;
     const moved = [...this.#vectors.values(), ...(density?.couplings ?? [])];
-    this.#live = await LiveParameters.find(theta, mu, moved, { resting: this.options.optimizer.rests });
-    const clock = { at: performance.now() };
+    const clock = { at: 0 };
     try {
+      this.#live = await LiveParameters.find(theta, mu, moved, { resting: this.options.optimizer.rests });
       while (this.#step < this.steps && !signal?.aborted) {
+        // At the start and after a settled step, when the time that the caller took is not the step's.
+        if (flight.length === 0) clock.at = performance.now();
         flight.push(this.#submit(this.#step + 1, this.#live));
         this.#step++;
         this.#inFlight++;
@@ -147,6 +157,7 @@ export class Trainer<B = PackedBatch> {
       // Left early: what is in flight still lands, so that the state is that of a whole step.
       await Promise.allSettled(flight.map(({ report }) => report));
       this.#inFlight = 0;
+      this.#running = false;
     }
     shares.expectSome(theta);
   }
@@ -183,8 +194,10 @@ export class Trainer<B = PackedBatch> {
     return notes;
   }
 
-  /** Gives the optimiser's vectors back. The model and the prior are the caller's. */
+  /** Gives the optimiser's vectors back, once. The model and the prior are the caller's. */
   dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
     const { theta, engine } = this.target.model;
     for (const vector of this.#vectors.values()) theta.release(vector);
     this.#vectors.clear();

@@ -21,6 +21,9 @@ import {
   unscale,
 } from "../kernels/index.ts";
 
+const START = 4096;
+const INTERVAL = 256;
+
 /**
  * Dynamic, as no scale fits every model: it is halved where a gradient overflows, at the price of a step, and doubled
  * again after `interval` good ones. The start lifts a gradient of 1.5e-8 to f16's least normal number and leaves room up to 16:
@@ -33,6 +36,18 @@ export interface LossScaleOptions {
   interval?: number | undefined;
 }
 
+/** Throws InputError for an option out of range. */
+export function expectLossScale({ start = START, interval = INTERVAL }: LossScaleOptions = {}): void {
+  if (!(Number.isInteger(Math.log2(start)) && start >= LEAST_SCALE && start <= LARGEST_SCALE)) {
+    throw new InputError(`loss scale: ${start} (expected a power of two from 1 to 2^24). The default is 4096.`);
+  }
+  if (!Number.isSafeInteger(interval) || interval < 1) {
+    throw new InputError(
+      `loss scale: an interval of ${interval} (expected a whole number from 1). The default is 256.`,
+    );
+  }
+}
+
 export class LossScaling {
   readonly facts: Readonly<Record<string, string | number>>;
   readonly #gpu: Gpu;
@@ -40,15 +55,8 @@ export class LossScaling {
   readonly #state: NdArray;
 
   /** Throws InputError for an option out of range. */
-  constructor(gpu: Gpu, { start = 4096, interval = 256 }: LossScaleOptions = {}) {
-    if (!(Number.isInteger(Math.log2(start)) && start >= LEAST_SCALE && start <= LARGEST_SCALE)) {
-      throw new InputError(`loss scale: ${start} (expected a power of two from 1 to 2^24). The default is 4096.`);
-    }
-    if (!Number.isSafeInteger(interval) || interval < 1) {
-      throw new InputError(
-        `loss scale: an interval of ${interval} (expected a whole number from 1). The default is 256.`,
-      );
-    }
+  constructor(gpu: Gpu, { start = START, interval = INTERVAL }: LossScaleOptions = {}) {
+    expectLossScale({ start, interval });
     this.#gpu = gpu;
     this.#interval = interval;
     this.#state = createLossScale(gpu, { scale: start, good: 0, skipped: 0, last: 0 });

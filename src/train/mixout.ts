@@ -3,11 +3,19 @@
  * forward and backward run, and come back before anything else reads θ. An approximate prior (shaders/mixout.wgsl says of
  * which precision), beside the explicit ones; one mask a step, a function of seed and step, so a resumed run sees the same.
  */
-import type { Theta } from "../autograd/index.ts";
+import type { Slice, Theta } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { mixoutGradient, mixoutWeights, type NdArray } from "../kernels/index.ts";
 import type { Window } from "../kernels/windows.ts";
 import { streamKey } from "../random.ts";
+
+/** The encoder's slices that train. Throws InputError: p is not below 1, or there are none. */
+export function mixedSlices(theta: Theta, p: number): Slice[] {
+  if (!(p >= 0 && p < 1)) throw new InputError(`mixout: ${p} (expected a number from 0 to below 1). 0 is none.`);
+  const slices = theta.layout.slices.filter((slice) => slice.groups[0] === "encoder" && !theta.isFrozen(slice));
+  if (slices.length > 0) return slices;
+  throw new InputError("mixout: nothing of the encoder trains, so no weight has a pretrained value to be swapped for. Leave it out."); // biome-ignore format: one sentence
+}
 
 export class Mixing {
   readonly #theta: Theta;
@@ -20,11 +28,7 @@ export class Mixing {
 
   /** Throws InputError: p is not below 1, or nothing of the encoder trains. */
   constructor(theta: Theta, mu: NdArray, { p, seed }: { p: number; seed: number }) {
-    if (!(p >= 0 && p < 1)) throw new InputError(`mixout: ${p} (expected a number from 0 to below 1). 0 is none.`);
-    const slices = theta.layout.slices.filter((slice) => slice.groups[0] === "encoder" && !theta.isFrozen(slice));
-    if (slices.length === 0) {
-      throw new InputError("mixout: nothing of the encoder trains, so no weight has a pretrained value to be swapped for. Leave it out."); // biome-ignore format: one sentence
-    }
+    const slices = mixedSlices(theta, p);
     this.#theta = theta;
     this.#mu = mu;
     this.#p = p;

@@ -62,6 +62,59 @@ describe("the loop", () => {
     expect(distance(free.get("w"), w) / (0.01 * free.reports[0]!.gradNorm)).toBeCloseTo(1, 4);
   });
 
+  test("one run at a time: the second is refused before the first has sent a step, and may begin when that has ended", async () => {
+    const model = net(new Engine(gpu()));
+    const prior = gaussianPrior(model, spec);
+    const trainer = new Trainer(logPosterior(model, prior, { N: 64 }), rowSource(DATA), options);
+    const [first, second] = [trainer.run(), trainer.run()];
+    const begun = first.next();
+    await expect(second.next()).rejects.toThrow("run: this training runs already");
+    await begun;
+    await first.return();
+    const seen: number[] = [];
+    for await (const { step } of trainer.run()) seen.push(step);
+    expect(seen).toEqual(Array.from({ length: 16 }, (_, i) => i + 3)); // step 2 was under way
+    trainer.dispose();
+    prior.dispose();
+    model.dispose();
+  });
+
+  test("tokensPerSecond leaves out what the caller does after a settled step", async () => {
+    const model = net(new Engine(gpu()));
+    const prior = gaussianPrior(model, spec);
+    const target = logPosterior(model, prior, { N: 64 });
+    const trainer = new Trainer(target, rowSource(DATA), { ...options, settle: (step) => step === 2 });
+    const rates: number[] = [];
+    for await (const { step, tokensPerSecond } of trainer.run()) {
+      rates.push(tokensPerSecond);
+      if (step === 2) await new Promise((resolve) => setTimeout(resolve, 2000));
+    }
+    // 12 rows in the two seconds would be 6 a second.
+    expect(rates[2]).toBeGreaterThan(12);
+    trainer.dispose();
+    prior.dispose();
+    model.dispose();
+  });
+
+  test("what is refused has taken no memory, and a second disposal gives nothing back twice", () => {
+    const model = net(new Engine(gpu(), { dtype: "f16" }));
+    const prior = gaussianPrior(model, spec);
+    const target = logPosterior(model, prior, { N: 64 });
+    const before = gpu().stats.liveBuffers;
+    const make = (more: Partial<FitOptions>) =>
+      new Trainer(target, rowSource(DATA), { ...options, warn: () => {}, ...more });
+    expect(() => make({ mixout: 0.5, lossScale: { start: 3 } })).toThrow("loss scale: 3");
+    expect(() => make({ mixout: 1 })).toThrow("mixout: 1");
+    expect(gpu().stats.liveBuffers).toBe(before);
+    const trainer = make({ mixout: 0.5 });
+    expect(gpu().stats.liveBuffers).toBeGreaterThan(before);
+    trainer.dispose();
+    trainer.dispose();
+    expect(gpu().stats.liveBuffers).toBe(before);
+    prior.dispose();
+    model.dispose();
+  });
+
   test("an abort finishes the step under way", async () => {
     const model = net(new Engine(gpu()));
     const prior = gaussianPrior(model, spec);

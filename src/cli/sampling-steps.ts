@@ -33,7 +33,10 @@ const FORGOTTEN = 3;
 /** A direction without data whose draws have less than this share of its variance is warned of. */
 const ENOUGH = 2 / 3;
 
-/** Steps before the first draw and between draws than which none are found that are more. */
+/** Times the fitting step: there the variance is twice what it should be where the curvature is attained, and at four times without end. */
+const TOO_LARGE = 2;
+
+/** Upper bounds of the burn-in and thinning that are found without flags. */
 export function mostSteps({ burnIn, thin }: SamplerOptions, headOnly: boolean): Omit<Steps, "lr"> {
   const most = headOnly ? MANY : FEW;
   return { burnIn: burnIn ?? most.burnIn, thin: thin ?? most.thin };
@@ -56,7 +59,13 @@ export async function samplingSteps(
     const seen = batch / data.length;
     return stepFor({ friction }, { curvature, precision: Math.max(0, ...precisions), N, seen, temperature });
   };
-  const lr = sampler.lr ?? (kept && model.head === "linear" ? await byCurvature() : USUAL_STEP[method]);
+  const fitting = kept && model.head === "linear" ? await byCurvature() : undefined;
+  const lr = sampler.lr ?? fitting ?? USUAL_STEP[method];
+  if (fitting !== undefined && lr > TOO_LARGE * fitting) {
+    out.warning(
+      `--sample-lr ${figure(lr)}: where the likelihood is most curved such steps may spread θ far beyond the posterior, which R-hat does not see. Take at most ${figure(fitting)}.`,
+    );
+  }
   // Nothing is known of a prior of another shape: then there is nothing to wait for.
   const forgets = precisions.length > 0 ? relaxation({ lr, N, friction }, Math.min(...precisions)) : 0;
   const most = kept ? MANY : FEW;

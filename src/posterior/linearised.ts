@@ -61,14 +61,15 @@ export function covarianceOfLastLayer(layer: LastLayer, { gaussians }: Laplace):
 /**
  * S draws of every example's logits, in pairs f(x, θ̂) ± Lz: of an even S what is odd in z averages out exactly, and of two classes the
  * mean of a pair prefers the one that θ̂ prefers, as the integral does. The draws of different examples are independent, since
- * only each one's own average is asked for. Throws InputError unless S is a whole number ≥ 1.
+ * only each one's own average is asked for; how the texts are batched changes none. Throws InputError unless S is a whole number ≥ 1.
  */
 export function linearised(model: LogitModel<PackedBatch>, state: Laplace, { S, seed = 0 }: DrawOptions): Posterior {
   expectDraws(S);
-  return fromGaussianLogits(model, state, S, ({ n, K, mean, covariance }, members, from, index) => {
+  return fromGaussianLogits(model, state, S, ({ n, K, mean, covariance }, members, from) => {
     for (let row = 0; row < n; row++) {
       const L = rootOf(covariance.subarray(row * K * K, (row + 1) * K * K), K);
-      const stream = new Stream(seed, "laplace logits", index, row);
+      // By a text's place among all, in blocks of 32: not by its place in a batch, which may be of any size.
+      const stream = new Stream(seed, "laplace logits", (from + row) >>> 5, (from + row) & 31);
       let z: number[] = [];
       for (const [s, member] of members.entries()) {
         z = s % 2 === 0 ? Array.from({ length: K }, () => stream.normal()) : z.map((x) => -x);
@@ -115,7 +116,7 @@ export function probitLogits({ n, K, mean, covariance }: GaussianLogits): Float6
   return shrunk;
 }
 
-type Fill = (logits: GaussianLogits, members: Float32Array[], from: number, index: number) => void;
+type Fill = (logits: GaussianLogits, members: Float32Array[], from: number) => void;
 
 function fromGaussianLogits(model: LogitModel<PackedBatch>, state: Laplace, S: number, fill: Fill): Posterior {
   return {
@@ -127,7 +128,7 @@ function fromGaussianLogits(model: LogitModel<PackedBatch>, state: Laplace, S: n
       for (const [index, batch] of batches.entries()) {
         const found = await gaussianLogits(model, state, batch);
         if (index === 0) members = Array.from({ length: S }, () => new Float32Array(n * found.K));
-        fill(found, members, from, index);
+        fill(found, members, from);
         from += found.n;
         progress?.((index + 1) / batches.length);
       }

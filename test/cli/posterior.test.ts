@@ -321,6 +321,7 @@ test("a sampler that diverges is stopped, its step named; the run is that of the
   const base = ["finetune", "--model", model, "--train", train, "--out", at("wild"), "--epochs", "1", "--batch", "8"];
   const { code, stderr } = await run([...base, ...flags, "--temperature-sweep", "0.5,1"]);
   expect(code).toBe(2);
+  expect(stderr).toMatch(/^warning: --sample-lr 100000: where the likelihood is most curved .* Take at most [\d.]+\.$/m);
   const [, step, kept] = /^sampling: step (\d+) of chain 0 .* The (\d+) draws before it are kept/m.exec(stderr) ?? [];
   expect(Number(kept)).toBe(Number(step) - 1);
   expect(Number(kept)).toBeGreaterThan(2);

@@ -1,13 +1,13 @@
 /** @file What a Laplace approximation predicts: Gaussian logits, probit and draws, against float64 (checks 13 and 14). */
 import { inverse, Matrix } from "ml-matrix";
 import { describe, expect, test } from "vitest";
-import type { PackedBatch } from "../../src/data/batches.ts";
+import { type PackedBatch, packBatch } from "../../src/data/batches.ts";
 import { laplaceDraws, monteCarlo } from "../../src/posterior/laplace.ts";
 import { gaussianLogits, linearised, probit, probitLogits } from "../../src/posterior/linearised.ts";
 import { predict } from "../../src/posterior/posterior.ts";
-import { gpuForTests } from "../kernels/harness.ts";
+import { expectClose, gpuForTests } from "../kernels/harness.ts";
 import { jacobianOf, softmaxOf } from "./reference.ts";
-import { apart, BATCHES, dense, HEAD, inFloat64, LAYER, netsOn, only, posteriorOf } from "./token-net.ts";
+import { apart, BATCHES, dense, EXAMPLES, HEAD, inFloat64, LAYER, netsOn, only, posteriorOf } from "./token-net.ts";
 
 const gpu = gpuForTests();
 const withNet = netsOn(gpu);
@@ -36,6 +36,15 @@ describe("predictions", () => {
       });
     });
   }
+
+  test("a text's draws do not hang on how the texts are batched", async () => {
+    await withNet(3, async (model) => {
+      const posterior = linearised(model, await posteriorOf(model, { structure: "full" }), { S: 6, seed: 2 });
+      const one = await posterior.logits([packBatch(EXAMPLES)]);
+      const apart = await posterior.logits(EXAMPLES.map((example) => packBatch([example])));
+      for (const [s, logits] of one.entries()) expectClose(apart[s]!, logits, { rtol: 1e-5, atol: 1e-5 });
+    });
+  });
 
   for (const structure of ["diagonal", "kronecker"] as const) {
     test(`groups are linearised, J Λ⁻¹ Jᵀ: ${structure}`, async () => {

@@ -87,6 +87,16 @@ export const READINGS = {
     return { posterior: linearised(model, state, { S, seed }), point: pointEstimate(model), facts, dispose };
   },
 
+  // The one θ whose head is at the maximum under the prior that it was trained with, where training ended before it: what a
+  // sampler of the head samples around.
+  maximum: async ({ model, target, data }) => {
+    const head = sampledSlices(target, ["head"]);
+    const own = await readSlices(model.theta, head);
+    const start = target.prior.precision(head[0] as Slice);
+    await learnHeadPrecision({ model, prior: target.prior }, data, { start, rounds: 1 });
+    return { posterior: pointEstimate(model), facts: {}, dispose: () => writeSlices(model.theta, head, own) };
+  },
+
   // Steps as large as the head's curvature allows, and as many as a direction without data needs to forget the mode.
   sghmc: async ({ model, target, data }, { sghmc: { chains, draws: S } }, { seed }) => {
     const slices = sampledSlices(target, ["head"]);

@@ -56,12 +56,13 @@ function nameOf({ tau, reading }: Line): string {
     point: "",
     temperature: ", temperature from a fifth of the rows",
     laplace: ", Laplace on the head",
-    evidence: ", head's τ by evidence, Laplace on it",
+    maximum: ", head at its maximum",
+    evidence: ", head's τ by MacKay's fixed point, Laplace on it",
     sghmc: ", SGHMC on the head",
     swag: ", SWAG on all of θ",
     dropout: ", dropout members",
     ensemble: ", five trainings averaged",
-    ensembleEvidence: ", five trainings, each with its head's τ by evidence",
+    ensembleEvidence: ", five trainings, each with its head's τ by the fixed point",
     fisher: ", Laplace on all of θ with the Fisher prior",
   };
   return trained + (read[reading] ?? `, ${reading}`);

@@ -29,6 +29,7 @@ import type { Io } from "./io.ts";
 import {
   batchOption,
   type Calibration,
+  checkFinite,
   type Evaluated,
   type EvaluateJson,
   metricsJson,
@@ -89,7 +90,7 @@ export async function evaluateCommand(raw: RawFlags, io: Io): Promise<void> {
     });
 
     const { prediction } = seen;
-    for (const some of [prediction, seen.foreign, seen.fit]) checkFinite(`--run ${inert(folderPath)}`, some);
+    for (const some of [prediction, seen.foreign, seen.fit]) if (some) checkFinite(`--run ${inert(folderPath)}`, some);
     const own = { logits: prediction.logits, K: prediction.K, labels: idsOf(examples) };
     const asIs = { logp: prediction.logMean, K: prediction.K };
     const answer: Evaluated = { ...metricsJson(prediction, examples), ...ranked(asIs, own.labels) };
@@ -122,15 +123,6 @@ export async function evaluateCommand(raw: RawFlags, io: Io): Promise<void> {
   } finally {
     folder.checkpoint.close();
   }
-}
-
-/** InputError: a prediction that is no number, which has no order and no calibration. */
-function checkFinite(flag: string, prediction: Prediction | undefined): void {
-  const at = prediction?.logMean.findIndex(Number.isNaN) ?? -1;
-  if (prediction === undefined || at < 0) return;
-  throw new InputError(
-    `${flag}: its answer to text ${Math.floor(at / prediction.K) + 1} is not a number (its weights are too large for f32). Use another checkpoint.`,
-  );
 }
 
 function ranked(

@@ -141,6 +141,15 @@ export async function predictions(
   }
 }
 
+/** InputError: an answer that is no finite number, which has no label, no order and no calibration. */
+export function checkFinite(flag: string, { logMean, logits, K }: Prediction): void {
+  const at = logMean.findIndex((logp, i) => Number.isNaN(logp) || !Number.isFinite(logits[i]));
+  if (at < 0) return;
+  throw new InputError(
+    `${flag}: its answer to text ${Math.floor(at / K) + 1} is not a number (its weights are too large for f32). Use another checkpoint.`,
+  );
+}
+
 /** Metrics of a posterior on labelled examples. */
 export async function measure(
   posterior: Posterior,

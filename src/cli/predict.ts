@@ -1,12 +1,13 @@
 /** @file `predict`: texts to labels, with probabilities and what they leave open. */
 import { readTable } from "../data/load.ts";
+import { inert } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import type { Prediction } from "../posterior/index.ts";
 import { withEngine } from "./device.ts";
 import { examplesOf, lengthFor, type Texts, typedTexts } from "./examples.ts";
 import { cut, figure, table } from "./format.ts";
 import type { Io } from "./io.ts";
-import { batchOption, posteriorOfRun, predictions } from "./measure.ts";
+import { batchOption, checkFinite, posteriorOfRun, predictions } from "./measure.ts";
 import {
   type ColumnOptions,
   columnOptions,
@@ -33,7 +34,9 @@ export async function predict(raw: RawFlags, io: Io): Promise<void> {
     const answers = await withEngine(out, async (engine) => {
       const model = await loadClassifier(engine, "--run", folder, out);
       const posterior = await posteriorOfRun(model, folder, members);
-      return answersOf(texts, model.labels, await predictions(posterior, examples, { what: "predicting", out, batch }));
+      const prediction = await predictions(posterior, examples, { what: "predicting", out, batch });
+      checkFinite(`--run ${inert(folderPath)}`, prediction);
+      return answersOf(texts, model.labels, prediction);
     });
     if (out.json) out.document(answers);
     else out.text(answersTable(answers, io.stdout.columns || 120));
@@ -71,13 +74,14 @@ function answersOf({ texts, pairs }: Texts, labels: readonly string[], predictio
   const { K, logMean, logits, epistemic, aleatoric, members } = prediction;
   return texts.map((text, i) => {
     const row = [...logMean.subarray(i * K, (i + 1) * K)];
-    const top = row.indexOf(Math.max(...row));
+    const largest = Math.max(...row);
+    const top = row.indexOf(largest);
     const pair = pairs?.[i];
     return {
       text,
       ...(pair === undefined ? {} : { pair }),
-      label: labels[top] ?? "",
-      probability: Math.exp(row[top] ?? 0),
+      label: labels[top] ?? String(top),
+      probability: Math.exp(largest),
       probabilities: Object.fromEntries(row.map((logp, k) => [labels[k] ?? String(k), Math.exp(logp)])),
       logits: [...logits.subarray(i * K, (i + 1) * K)],
       epistemic: epistemic[i] ?? 0,

@@ -1,4 +1,5 @@
 /** @file Runs that keep many θ: what their folder holds, that predict and evaluate use them, and what is refused. */
+import { createHash } from "node:crypto";
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -19,6 +20,16 @@ const finetune = (out: string, ...more: string[]) => [
 ];
 const evaluate = (out: string, ...more: string[]) =>
   run(["evaluate", "--run", at(out), "--data", dev, "--json", ...more]);
+
+/** Puts tensors in place of a member's, and the file's SHA-256 into the manifest. */
+function rewritten(out: string, s: number, tensors: { name: string; shape: number[]; data: Float32Array }[]): void {
+  const file = `member-00${s}.safetensors`;
+  const bytes = writeSafetensors(tensors.map((tensor) => ({ ...tensor, dtype: "F32" })));
+  writeFileSync(at(`${out}/posterior/${file}`), bytes);
+  const manifest = json(at(`${out}/posterior/posterior.json`));
+  manifest.members[s].sha256 = createHash("sha256").update(bytes).digest("hex");
+  writeFileSync(at(`${out}/posterior/posterior.json`), JSON.stringify(manifest));
+}
 
 beforeAll(async () => {
   writeModel(model);
@@ -321,7 +332,9 @@ test("a sampler that diverges is stopped, its step named; the run is that of the
   const base = ["finetune", "--model", model, "--train", train, "--out", at("wild"), "--epochs", "1", "--batch", "8"];
   const { code, stderr } = await run([...base, ...flags, "--temperature-sweep", "0.5,1"]);
   expect(code).toBe(2);
-  expect(stderr).toMatch(/^warning: --sample-lr 100000: where the likelihood is most curved .* Take at most [\d.]+\.$/m);
+  expect(stderr).toMatch(
+    /^warning: --sample-lr 100000: where the likelihood is most curved .* Take at most [\d.]+\.$/m,
+  );
   const [, step, kept] = /^sampling: step (\d+) of chain 0 .* The (\d+) draws before it are kept/m.exec(stderr) ?? [];
   expect(Number(kept)).toBe(Number(step) - 1);
   expect(Number(kept)).toBeGreaterThan(2);
@@ -420,6 +433,23 @@ describe("refused with a sentence", () => {
     await says("not what priorwork writes");
   });
 
+  test("a member whose finite weights overflow: no answer is printed, in predict as in evaluate", async () => {
+    cpSync(at("sgld"), at("huge"), { recursive: true });
+    rewritten("huge", 1, [
+      { name: "classifier.weight", shape: [2, 16], data: Float32Array.from({ length: 32 }, (_, i) => (i % 2 ? -1 : 1) * 3e38) },
+      { name: "classifier.bias", shape: [2], data: Float32Array.of(3e38, -3e38) },
+    ]); // biome-ignore format: two tensors
+    for (const argv of [
+      ["predict", "--run", at("huge"), "--text", "the film is good", "--json"],
+      ["predict", "--run", at("huge"), "--text", "the film is good"],
+      ["evaluate", "--run", at("huge"), "--data", dev, "--json"],
+    ]) {
+      const { code, stdout, stderr } = await run(argv);
+      expect([code, stdout]).toEqual([2, ""]);
+      expect(stderr).toContain("huge: its answer to text 1 is not a number (its weights are too large for f32)");
+    }
+  });
+
   test("a member that is not the one written; one of another shape; a manifest that leads elsewhere", async () => {
     cpSync(at("sgld"), at("bad"), { recursive: true });
     const path = at("bad/posterior/member-002.safetensors");
@@ -427,7 +457,6 @@ describe("refused with a sentence", () => {
     const first = await evaluate("bad");
     expect([first.code, first.stderr]).toEqual([2, expect.stringContaining("not the member that the run wrote")]);
     const manifest = json(at("bad/posterior/posterior.json"));
-    const { createHash } = await import("node:crypto");
     manifest.members[2].sha256 = createHash("sha256").update(readFileSync(path)).digest("hex");
     writeFileSync(at("bad/posterior/posterior.json"), JSON.stringify(manifest));
     const second = await evaluate("bad");

@@ -28,7 +28,7 @@ import { checkPrior } from "./prior-file.ts";
 import { strengthNames, strengthOf, strengthText } from "./prior-strength.ts";
 import { StepProfile } from "./profile.ts";
 import { checkOut, emptyOut, type RunRecord, readRun, writeRun } from "./run-folder.ts";
-import { checkResume, newRecord, type RunInputs, saveRun, takeUpChoices } from "./run-record.ts";
+import { checkResume, newRecord, type RunInputs, resumeNotes, saveRun, takeUpChoices } from "./run-record.ts";
 import { type Folder, hasHead, openModelFolder } from "./source.ts";
 import { Training } from "./training.ts";
 
@@ -166,7 +166,9 @@ async function train(
     emptyOut(options.out);
     writeRun(options.out, record);
   } else {
-    record = { ...earlier, before, finished: false };
+    const flags = optionRecord(options);
+    for (const note of resumeNotes(earlier, flags)) out.note(note);
+    record = { ...earlier, options: flags, before, finished: false };
     for (const note of checkMachine(earlier, newRecord(options, {}, folder, model, data.inputs, engine.gpu, before)))
       out.note(note);
     await training.resume();
@@ -191,8 +193,8 @@ async function train(
     measure: measureOf,
     found: options.sweep && {},
   };
-  // What the phase begins with is to remove the members that made a finished run whole.
-  if (earlier?.finished && hasPhase(options)) writeRun(options.out, record);
+  // What the phase begins with is to remove the members that made a finished run whole; its flags may be other ones now.
+  if (earlier && hasPhase(options)) writeRun(options.out, record);
   const begun = out.io.now();
   const temperatures = await temperatureSweep(phase, (posterior, what) =>
     measure(posterior, examples, { what, out, ifInterrupted: RESUME }),

@@ -17,6 +17,15 @@ export function optionRecord(options: FinetuneOptions): Record<string, unknown> 
 /** Limits that only refuse: no number depends on them, and a continuation may have others. */
 const LIMITS: readonly string[] = ["--laplace-memory"];
 
+/** Methods whose members are drawn after training; those of others are trained. */
+const DRAWN: readonly unknown[] = ["sgld", "sghmc", "swag", "laplace"];
+
+/** A record's options without those that are read only once θ is trained, and of which nothing is kept before all is done. */
+export function trainingOptions(record: Record<string, unknown>): Record<string, unknown> {
+  const drawn = ["sampler", "swag", "laplace", "sweep", ...(DRAWN.includes(record.method) ? ["members"] : [])];
+  return Object.fromEntries(Object.entries(record).filter(([key]) => !drawn.includes(key)));
+}
+
 /**
  * The flags that differ between a run and the command that would continue it, in one sentence; undefined if none. Of another
  * method's flags nothing is said: they differ because the method does.

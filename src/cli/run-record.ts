@@ -14,7 +14,7 @@ import type { BertForSequenceClassification } from "../model/bert.ts";
 import { modelCard } from "./card.ts";
 import type { EvaluateJson } from "./measure.ts";
 import { classifierConfig, isPlain, writeModelFolder } from "./model-folder.ts";
-import { differingFlags } from "./option-record.ts";
+import { differingFlags, trainingOptions } from "./option-record.ts";
 import type { FinetuneOptions } from "./options.ts";
 import { adapterText } from "./output.ts";
 import { objectiveFormula } from "./prior-choice.ts";
@@ -147,9 +147,14 @@ export function takeUpChoices(gpu: Gpu, earlier: RunRecord): string[] {
   return [`matrix products as when the run was begun: ${theirs ? "tuned" : "the built-in choice"}`];
 }
 
-/** InputError: the command is another than the run's, or a file has changed since. */
+/**
+ * InputError: the command is another than the run's, or a file has changed since. Until a run is finished, what is read only
+ * once θ is trained may be another: no number of the run comes from it yet, and a sampler's step may have been too large.
+ */
 export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunInputs): void {
-  const differing = differingFlags(earlier.options, flags);
+  const differing = earlier.finished
+    ? differingFlags(earlier.options, flags)
+    : differingFlags(trainingOptions(earlier.options), trainingOptions(flags));
   if (differing !== undefined) {
     throw new InputError(
       `--resume: the flags are not those of the run (${differing}). Give the same flags, or start anew with --overwrite.`,
@@ -166,6 +171,12 @@ export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunIn
   changed("--model", earlier.model.source, earlier.model.weights, inputs.weights);
   const prior = isObject(earlier.objective.prior) ? String(earlier.objective.prior.sha256) : undefined;
   changed("--prior", inputs.prior?.file ?? "", prior, inputs.prior?.sha256);
+}
+
+/** What is to be said of a run that may go on (`checkResume`). */
+export function resumeNotes(earlier: RunRecord, flags: JsonObject): string[] {
+  const differing = differingFlags(earlier.options, flags);
+  return differing === undefined ? [] : [`other flags for what follows training: ${differing}`];
 }
 
 /** Writes everything that a finished run has besides its checkpoints; run.json, which says "finished", last. */

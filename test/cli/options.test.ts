@@ -1,6 +1,6 @@
 /** @file Flags to options: every default, every sentence of refusal, every contradiction. No model, no device. */
 import { describe, expect, test } from "vitest";
-import { differingFlags, optionRecord } from "../../src/cli/option-record.ts";
+import { differingFlags, optionRecord, trainingOptions } from "../../src/cli/option-record.ts";
 import { finetuneOptions, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
 import { precisionText } from "../../src/cli/values.ts";
 import { InputError } from "../../src/errors.ts";
@@ -204,6 +204,19 @@ describe("the same flags to resume", () => {
     expect(differingFlags(laplace(groups), laplace({ ...groups, predictive: "linearised" }))).toBeUndefined();
     const sghmc = (raw: RawFlags) => record({ method: "sghmc", cycles: "2", ...raw });
     expect(differingFlags(sghmc({}), sghmc({ chains: "2", exploration: ".5" }))).toBeUndefined();
+  });
+  test("what only draws after training read is no option of training; what members are trained with is", () => {
+    const same = (method: string, one: RawFlags, other: RawFlags) =>
+      differingFlags(trainingOptions(record({ method, ...one })), trainingOptions(record({ method, ...other })));
+    expect(same("sgld", { thin: "3" }, { members: "4", sample: "layer.1", temperatureSweep: "2" })).toBeUndefined();
+    expect(same("laplace", {}, { predictive: "probit", temperature: "2" })).toBeUndefined();
+    expect(same("swag", { modes: "2" }, { points: "9", members: "7" })).toBeUndefined();
+    expect(same("swag", {}, { seed: "1" })).toBe('--seed was "0" and is "1"');
+    expect(same("ensemble", {}, { members: "3", anchored: "head" })).toBe(
+      '--members was "5" and is "3"; --anchored was nothing and is "head"',
+    );
+    expect(same("rank-one", {}, { memberLayers: "all" })).toBe('--member-layers was "head" and is "all"');
+    expect(same("dropout", {}, { members: "3" })).toBe('--members was "16" and is "3"');
   });
   test("a flag that differs is named with both values", () => {
     expect(differingFlags(record(), record({ lr: "1e-4", shuffle: false }))).toBe(

@@ -350,6 +350,45 @@ test("a sampler that diverges is stopped, its step named; the run is that of the
   expect(JSON.parse(again.stdout)).toMatchObject({ ...json(at("wild/metrics.json")), members: Number(kept) });
 });
 
+describe("a sampler that diverges before its first draw", () => {
+  const flags = ["--burn-in", "30", "--chains", "1", "--method", "sgld"];
+
+  test("goes on from the trained θ with --resume and another step, which the run then remembers", async () => {
+    expect((await run(finetune("early", ...flags, "--sample-lr", "1e6"))).code).toBe(2);
+    expect(json(at("early/run.json")).finished).toBe(false);
+    const trained = await run([...finetune("early", ...flags, "--sample-lr", "1e-2"), "--lr", "2e-3", "--resume"]);
+    expect([trained.code, trained.stderr]).toEqual([
+      2,
+      expect.stringContaining('--resume: the flags are not those of the run (--lr was "0.001" and is "0.002"). Give'),
+    ]);
+    // Other draws of what is trained; more of them, too.
+    const other = [...flags, "--sample-lr", "1e-2", "--members", "3", "--temperature-sweep", "2"];
+    const { code, stderr } = await run([...finetune("early", ...other), "--resume"]);
+    expect(code, stderr).toBe(0);
+    expect(stderr).toContain("continuing after step 4 of 4");
+    expect(stderr).toMatch(
+      /^note: other flags for what follows training: --members was "5" and is "3"; --sample-lr was/m,
+    );
+    expect(json(at("early/run.json"))).toMatchObject({
+      finished: true,
+      options: { members: 3, sampler: { lr: 0.01 } },
+    });
+    expect((await run(finetune("late", ...other))).code).toBe(0);
+    for (const file of ["model.safetensors", "posterior/member-002.safetensors", "posterior/posterior.json"])
+      expect(readFileSync(at(`early/${file}`)), file).toEqual(readFileSync(at(`late/${file}`)));
+    // A finished run keeps its flags.
+    const again = await run([...finetune("early", ...other, "--thin", "9"), "--resume"]);
+    expect([again.code, again.stderr]).toEqual([2, expect.stringContaining('(--thin was "3" and is "9")')]);
+    expect(json(at("early/run.json")).finished).toBe(true);
+  });
+
+  test("interrupted on the way there, the run has the new flags already", async () => {
+    expect((await run(finetune("twice", ...flags, "--sample-lr", "1e6"))).code).toBe(2);
+    const { code } = await run([...finetune("twice", ...flags, "--sample-lr", "1e7"), "--resume"]);
+    expect([code, json(at("twice/run.json")).options.sampler.lr]).toEqual([2, 1e7]);
+  });
+});
+
 describe("refused with a sentence", () => {
   const cases: [string, string[], string][] = [
     ["S = 0", ["--method", "sgld", "--members", "0"], "--members 0"],

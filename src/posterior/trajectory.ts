@@ -8,7 +8,8 @@ import type { Example, PackedBatch } from "../data/batches.ts";
 import { DivergedError, InputError } from "../errors.ts";
 import { streamKey } from "../random.ts";
 import { Trainer } from "../train/fit.ts";
-import type { LogPosterior } from "../train/objective.ts";
+import { type FrozenFeatures, frozenFeatures } from "../train/frozen.ts";
+import type { Likelihood, LogPosterior } from "../train/objective.ts";
 import type { Optimizer } from "../train/optimizers.ts";
 import { expectGroups } from "../train/prior.ts";
 import { epochsOf, type Source, whole } from "../train/source.ts";
@@ -38,7 +39,7 @@ export interface TrajectoryOptions {
   warn?: ((line: string) => void) | undefined;
   /** More to keep beside a draw. Asked at each draw, while θ is that draw; `sentenceLogits` makes one. */
   functionals?: (() => Promise<Readonly<Record<string, number>>>) | undefined;
-  /** Hears of every step after `burnIn` that might give a draw, and of those between: what a chain's mixing is judged by. */
+  /** Called after every eligible step past burn-in, drawn or not: what a chain's mixing is judged by. */
   watch?: ((chain: number, watched: { nll: number; logPrior: number; logJoint: number }) => void) | undefined;
 }
 
@@ -81,8 +82,14 @@ export async function* trajectory<B = PackedBatch>(
   const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));
   const start = await readSlices(theta, slices);
   const mean = await readSlices(theta, slices, prior.mu);
+  let features: FrozenFeatures | undefined;
   try {
     theta.freeze((slice) => !slices.includes(slice));
+    // What is at rest is at rest in all chains: one pass of the encoder over the data serves them.
+    features = frozenFeatures(model, data);
+    // What a batch is stays between the source and the likelihood.
+    const shared = features as unknown as (Likelihood<B> & Source<B>) | undefined;
+    const objective = shared ? { ...target, model: shared } : target;
     for (const [chain, share] of shares.entries()) {
       writeSlices(theta, slices, start);
       const [own = 0] = streamKey(seed, "chain", chain);
@@ -96,8 +103,7 @@ export async function* trajectory<B = PackedBatch>(
         if (counted === burnIn) after = step;
         if (counted > burnIn && (counted - burnIn) % thin === 0) due.add(step);
       }
-      const stop = new AbortController();
-      const trainer = new Trainer(target, data, {
+      const trainer = new Trainer<B>(objective, shared ?? data, {
         optimizer: sampler(own),
         epochs: epochsOf(length, data.length, batch),
         batch,
@@ -106,19 +112,19 @@ export async function* trajectory<B = PackedBatch>(
         warmup: 0,
         dropout: false,
         settle: (step) => due.has(step),
-        signal: AbortSignal.any([stop.signal, ...(options.signal ? [options.signal] : [])]),
+        signal: options.signal,
         ...(options.warn ? { warn: options.warn } : {}),
       });
       try {
         let draw = 0;
         for await (const { step, nll, logPrior, logJoint } of trainer.run()) {
-          if (step >= length) stop.abort();
           if (step > after && wanted(step)) options.watch?.(chain, { nll, logPrior, logJoint });
           if (!due.has(step)) continue;
           const values = await readSlices(theta, slices);
           const more = await options.functionals?.();
           const functionals = { nll, logPrior, logJoint, ...distances(slices, values, mean), ...more };
           yield { chain, draw: draw++, step, values, functionals };
+          // The last one's step is settled: nothing is in flight.
           if (draw === share) break;
         }
       } catch (error) {
@@ -130,6 +136,7 @@ export async function* trajectory<B = PackedBatch>(
       if (options.signal?.aborted) return;
     }
   } finally {
+    features?.dispose();
     theta.freeze((slice) => frozen.has(slice));
     writeSlices(theta, slices, start);
   }

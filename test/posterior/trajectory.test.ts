@@ -1,11 +1,15 @@
 /** @file Chains of a sampler: which steps give draws, what they leave behind, and whether they are of the posterior. */
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { Engine } from "../../src/autograd/index.ts";
+import type { Example, PackedBatch } from "../../src/data/batches.ts";
+import { BertForSequenceClassification } from "../../src/model/bert.ts";
 import { cycleShares, cyclical, sghmc, sgld } from "../../src/posterior/samplers.ts";
 import { drawsOf, type TrajectoryDraw, type TrajectoryOptions, trajectory } from "../../src/posterior/trajectory.ts";
 import { logPosterior } from "../../src/train/objective.ts";
 import { gaussianPrior } from "../../src/train/prior.ts";
+import { exampleSource, type Source } from "../../src/train/source.ts";
 import { gpuForTests } from "../kernels/harness.ts";
+import { tinyCheckpoint } from "../model/tiny.ts";
 import {
   classes,
   linearRegression,
@@ -143,6 +147,29 @@ describe("a trajectory", () => {
     prior.dispose();
     model.dispose();
   });
+});
+
+test("chains of a head alone have the encoder's vectors once, and the bits of the long way", async () => {
+  const model = await BertForSequenceClassification.load(new Engine(gpu()), tinyCheckpoint(), { labels: 2 });
+  const prior = gaussianPrior(model, { encoder: { precision: 10 }, head: { precision: 1 } });
+  const examples = Array.from({ length: 9 }, (_, i) => ({
+    ids: Uint32Array.from({ length: 2 + (i % 4) }, (_, k) => (7 * i + 3 * k) % 40),
+    typeIds: new Uint32Array(2 + (i % 4)),
+    label: i % 2,
+  }));
+  const passes = vi.spyOn(model, "features");
+  const walk = async (data: Example[] | Source<PackedBatch>) => {
+    const draws: TrajectoryDraw[] = [];
+    const sampler = (seed: number) => sgld({ lr: 1e-2, N: 9, seed });
+    const options = { sampler, draws: 2, chains: 3, batch: 4 };
+    for await (const draw of trajectory(logPosterior(model, prior, { N: 9 }), data, options)) draws.push(draw);
+    return draws;
+  };
+  const short = await walk(examples);
+  expect(passes).toHaveBeenCalledTimes(1);
+  expect(short).toEqual(await walk(exampleSource(examples)));
+  prior.dispose();
+  model.dispose();
 });
 
 describe("the posterior of a linear regression", () => {

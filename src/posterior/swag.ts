@@ -1,7 +1,9 @@
 /**
  * @file SWAG: training goes on at a constant rate, and the points that it passes make a Gaussian (Maddox et al. 2019), mean
- * θ̄, diagonal and the last K deviations. What the data leave open shows as the width of the path, so its draws are
- * networks that work, of the encoder too. Several such Gaussians, one to a mode, are multi-SWAG (Wilson, Izmailov 2020).
+ * θ̄, diagonal and the last K deviations. The points are networks that work, of the encoder too. Their spread is the
+ * gradient noise's: where that has the curvature's covariance, SGD at rate ε on batches of B has variance ε/2B in every
+ * direction that the data reach, and 0 where they say nothing and the posterior has the prior's width (Mandt, Hoffman and
+ * Blei 2017). Several such Gaussians, one to a mode, are multi-SWAG (Wilson, Izmailov 2020).
  */
 import type { Slice, Theta } from "../autograd/index.ts";
 import type { Example, PackedBatch } from "../data/batches.ts";
@@ -24,7 +26,7 @@ export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "d
   points: number;
   /** Steps between points. */
   every: number;
-  /** Steps before the first point's `every`: an optimiser without moments has to find its pace; default `every`. */
+  /** Steps before the first interval, so that a fresh optimiser settles; default `every`. */
   burnIn?: number | undefined;
   /** K, the deviations kept: each is a vector as long as θ. 0 or 1: diagonal only. Default 10. */
   rank?: number | undefined;
@@ -99,14 +101,17 @@ export class Swag {
     return readSlices(this.#theta, this.slices, this.#mean);
   }
 
-  /** S draws of N(θ̄, T·Σ), made as they are read; draw s is the same for the same seed. InputError: fewer than two points. */
+  /**
+   * S draws of N(θ̄, T·Σ), made as they are read, of all points that there are then; draw s is the same for the same seed.
+   * InputError: fewer than two points.
+   */
   draws(S: number, { seed = 0, temperature = 1 } = {}): Draws {
     whole("members", S, 1);
     if (this.#points < 2) throw new InputError(`SWAG: ${this.#points} points (expected two or more). Collect more.`);
     if (!(temperature >= 0 && Number.isFinite(temperature)))
       throw new InputError(`temperature: ${temperature} (expected a number from 0).`);
     const deviations = this.#rank > 1 ? this.#deviations : [];
-    const gaussian = { mean: this.#mean, m2: this.#m2, points: this.#points, deviations };
+    const moments = { mean: this.#mean, m2: this.#m2, deviations };
     return {
       size: S,
       slices: this.slices,
@@ -114,6 +119,8 @@ export class Swag {
         const stream = new Stream(seed, "swag weights", s);
         const weights = deviations.map(() => stream.normal());
         const key = streamKey(seed, "swag draw", s);
+        // The moments are those of now, and so is their count.
+        const gaussian = { ...moments, points: this.#points };
         swagDraw(this.#theta.engine.gpu, gaussian, this.#drawn, { key, weights, temperature });
         return readSlices(this.#theta, this.slices, this.#drawn);
       },
@@ -143,6 +150,7 @@ export async function swag<B = PackedBatch>(
   expectVectorRoom(theta, swagVectors(options), options.maxBytes);
   const found = new Swag(theta, Math.min(rank, points));
   const start = await readSlices(theta, found.slices);
+  // Ends the path as its epochs would, with what a run's end checks; leaving the loop would not.
   const stop = new AbortController();
   const due = (step: number) => step > burnIn && (step - burnIn) % every === 0;
   let trainer: Trainer<B> | undefined;
@@ -165,7 +173,6 @@ export async function swag<B = PackedBatch>(
       ...(warn ? { warn } : {}),
     });
     for await (const { step } of trainer.run()) {
-      if (step > steps) break;
       if (!due(step)) continue;
       found.collect(() => trainer?.visited());
       progress?.(found.points);

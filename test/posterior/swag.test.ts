@@ -124,6 +124,24 @@ describe("draws", () => {
     end();
   });
 
+  test("asked for before another point is collected, are of all points once they are read", async () => {
+    const { model, end } = start();
+    const found = new Swag(model.theta, 3);
+    const collect = (n: number) => {
+      model.theta.set(
+        "w1",
+        Float32Array.from({ length: 60 }, (_, i) => Math.sin(n * (i + 1))),
+      );
+      found.collect();
+    };
+    for (const n of [1, 2, 3]) collect(n);
+    const early = found.draws(2, { seed: 1 });
+    for (const n of [4, 5]) collect(n);
+    expect(await early.read(1)).toEqual(await found.draws(2, { seed: 1 }).read(1));
+    found.dispose();
+    end();
+  });
+
   test("have the covariance of the path: SGD on a Gaussian mean, variance against its points", async () => {
     // θ is one number; the points are known from the draws' mean and spread at rank 0: N(θ̄, Σ(θ − θ̄)²/n).
     const data = regression(64, [1], 1);

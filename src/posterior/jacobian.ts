@@ -11,7 +11,7 @@ import { joined } from "../train/evaluate.ts";
 import { type BlockGaussian, type KroneckerGaussian, width } from "./curvature.ts";
 import type { Block } from "./ggn.ts";
 import type { Laplace } from "./laplace.ts";
-import { holdOthers, type LogitModel, layersOf } from "./layers.ts";
+import { holdOthers, type LogitModel } from "./layers.ts";
 import type { GaussianLogits } from "./linearised.ts";
 import { expectBuffers } from "./room.ts";
 
@@ -23,24 +23,34 @@ export async function covarianceOfGroups(
 ): Promise<GaussianLogits> {
   const { engine, theta } = model;
   const { gpu } = engine;
-  const { K } = layersOf(model, batch);
-  expectJacobian(
-    gpu,
-    ggn.blocks.map(({ slices, curvature: { size } }) => ({ slices, size })),
-    K,
-  );
-  const roots = ggn.blocks.map((block, b) => rootOnDevice(gpu, block, gaussians[b] as BlockGaussian));
+  const sizes = ggn.blocks.map(({ slices, curvature: { size } }) => ({ slices, size }));
   const release = holdOthers(
     theta,
     ggn.blocks.flatMap(({ slices }) => slices),
   );
+  const kept: NdArray[] = [];
+  const keep = (data: Float32Array, shape: readonly number[]) => {
+    const array = fromHost(gpu, data, shape);
+    gpu.keep(array.buffer);
+    kept.push(array);
+    return array;
+  };
   try {
+    let classes = 0;
+    const roots: DeviceRoot[] = [];
     const means: Float32Array[] = [];
     const grams: Float32Array[] = [];
     for (let row = 0; row < batch.sequences; row++) {
       const one = sequenceOf(batch, row);
       const { reads } = engine.step(() => {
         let logits = model.logits(one); // [1, K]
+        const K = logits.shape[1] ?? 0;
+        if (row === 0) {
+          classes = K;
+          expectJacobian(gpu, sizes, K);
+          for (const [b, block] of ggn.blocks.entries())
+            roots.push(rootOnDevice(gpu, block, gaussians[b] as BlockGaussian, keep));
+        }
         const mean = logits.read();
         const rows = ggn.blocks.map(({ curvature }) => empty(gpu, [K, curvature.size], "f32", "laplace"));
         for (let k = 0; k < K; k++) {
@@ -51,7 +61,7 @@ export async function covarianceOfGroups(
           const gradient = theta.gradient();
           for (const [b, { slices, curvature }] of ggn.blocks.entries()) {
             const J = slices.map(({ offset, shape }) => new NdArray(gradient.buffer, 4 * offset, shape));
-            const w = (roots[b] as DeviceRoot).apply(J);
+            const w = (roots[b] as DeviceRoot)(J);
             const all = rows[b] as NdArray;
             gpu.copy(w, new NdArray(all.buffer, 4 * k * curvature.size, [curvature.size]));
           }
@@ -68,13 +78,13 @@ export async function covarianceOfGroups(
     }
     return {
       n: batch.sequences,
-      K,
+      K: classes,
       mean: Float64Array.from(joined(means)),
       covariance: Float64Array.from(joined(grams)),
     };
   } finally {
     release();
-    for (const root of roots) root.dispose();
+    for (const { buffer } of kept) gpu.release(buffer);
   }
 }
 
@@ -89,29 +99,20 @@ export function expectJacobian(
   return blocks.reduce((sum, { size }) => sum + 4 * K * size, 0);
 }
 
-/** A root R of Λ⁻¹, RRᵀ = Λ⁻¹, on the device. */
-interface DeviceRoot {
-  /** Rᵀ·J, [size], of a block's gradients, slice by slice. */
-  apply(J: readonly NdArray[]): NdArray;
-  dispose(): void;
-}
+/** Rᵀ·J, [size], of a block's gradients, slice by slice, with a root R of Λ⁻¹, RRᵀ = Λ⁻¹, on the device. */
+type DeviceRoot = (J: readonly NdArray[]) => NdArray;
 
-function rootOnDevice(gpu: Gpu, block: Block, gaussian: BlockGaussian): DeviceRoot {
-  const kept: NdArray[] = [];
-  const keep = (data: Float32Array, shape: readonly number[]) => {
-    const array = fromHost(gpu, data, shape);
-    gpu.keep(array.buffer);
-    kept.push(array);
-    return array;
-  };
-  const dispose = () => {
-    for (const { buffer } of kept) gpu.release(buffer);
-  };
+function rootOnDevice(
+  gpu: Gpu,
+  block: Block,
+  gaussian: BlockGaussian,
+  keep: (data: Float32Array, shape: readonly number[]) => NdArray,
+): DeviceRoot {
   if (!isKronecker(gaussian)) {
     // Of a diagonal block the draw of ones is the root itself.
     const root = gaussian.draw(new Float64Array(block.curvature.size).fill(1));
     const array = keep(Float32Array.from(root), [root.length]);
-    return { apply: ([J]) => binary(gpu, "multiply", (J as NdArray).reshape([root.length]), array), dispose };
+    return ([J]) => binary(gpu, "multiply", (J as NdArray).reshape([root.length]), array);
   }
   const m = block.layer ? width(block.layer) : 0;
   const outputs = block.layer?.outputs ?? 0;
@@ -121,13 +122,10 @@ function rootOnDevice(gpu: Gpu, block: Block, gaussian: BlockGaussian): DeviceRo
     Float32Array.from(gaussian.eigenvalues, (value) => 1 / Math.sqrt(value)),
     [outputs, m],
   );
-  return {
-    apply([weight, bias]) {
-      const J = bias ? concatColumns(gpu, [weight as NdArray, bias.reshape([outputs, 1])]) : (weight as NdArray);
-      const rotated = matmul(gpu, matmul(gpu, U, J, "TN"), V, "NN"); // UᵀJV [out, in (+1)]
-      return binary(gpu, "multiply", rotated, scale);
-    },
-    dispose,
+  return ([weight, bias]) => {
+    const J = bias ? concatColumns(gpu, [weight as NdArray, bias.reshape([outputs, 1])]) : (weight as NdArray);
+    const rotated = matmul(gpu, matmul(gpu, U, J, "TN"), V, "NN"); // UᵀJV [out, in (+1)]
+    return binary(gpu, "multiply", rotated, scale);
   };
 }
 

@@ -191,8 +191,9 @@ function precisionOf(
 }
 
 /**
- * S draws of θ in pairs, θ̂ ± √T Λ^{−½} z: of an even S what is odd in z averages out exactly, as in `linearised`. Made when they are read
- * and not held; draw s is the same whenever it is read, and whatever S is. Throws InputError unless S is a whole number ≥ 1.
+ * S draws of θ in pairs, θ̂ ± √T Λ^{−½} z: of an even S what is odd in z averages out exactly, as in `linearised`. Made
+ * when they are read; between the two of a pair its Λ^{−½} z is held, float64, and no other. Draw s is the same whenever it
+ * is read, and whatever S is. Throws InputError unless S is a whole number ≥ 1.
  */
 export function laplaceDraws({ ggn, gaussians, temperature }: Laplace, { S, seed = 0 }: DrawOptions): Draws {
   expectDraws(S);
@@ -200,18 +201,28 @@ export function laplaceDraws({ ggn, gaussians, temperature }: Laplace, { S, seed
   const slices = blocks.flatMap((block) => block.slices);
   // A Gaussian's numbers are in the order of its block; `Draws` are in θ's order.
   const order = [...slices].sort((a, b) => a.offset - b.offset);
+  /** Λ^{−½} z of every block. */
+  const deltasOf = (pair: number) =>
+    blocks.map((_, b) => {
+      const stream = new Stream(seed, "laplace draw", pair, b);
+      // Loops: `from` walks an iterator, which for all of an encoder takes a minute a draw.
+      const z = new Float64Array(center[b]?.length ?? 0);
+      for (let i = 0; i < z.length; i++) z[i] = stream.normal();
+      return (gaussians[b] as BlockGaussian).draw(z);
+    });
+  // Of a pair whose first draw was read; the second takes it.
+  let half: { pair: number; deltas: readonly Float64Array[] } | undefined;
   return {
     size: S,
     slices: order,
     read(s) {
+      const pair = Math.floor(s / 2);
+      const deltas = half?.pair === pair ? half.deltas : deltasOf(pair);
+      half = s % 2 === 0 ? { pair, deltas } : undefined;
       const parts = new Map<(typeof slices)[number], Float32Array>();
       for (const [b, block] of blocks.entries()) {
-        const stream = new Stream(seed, "laplace draw", Math.floor(s / 2), b);
         const mean = center[b] as Float32Array;
-        // Loops: `from` walks an iterator, which for all of an encoder takes a minute a draw.
-        const z = new Float64Array(mean.length);
-        for (let i = 0; i < z.length; i++) z[i] = stream.normal();
-        const delta = (gaussians[b] as BlockGaussian).draw(z);
+        const delta = deltas[b] as Float64Array;
         const scale = (s % 2 === 0 ? 1 : -1) * Math.sqrt(temperature);
         const value = new Float32Array(mean.length);
         for (let i = 0; i < value.length; i++) value[i] = mean[i]! + scale * delta[i]!;

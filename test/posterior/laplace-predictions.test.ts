@@ -181,6 +181,48 @@ describe("predictions", () => {
     });
   });
 
+  test("a pair of draws is one solve, whose bits do not hang on what was read before", async () => {
+    await withNet(2, async (model) => {
+      const state = await posteriorOf(model, { structure: "kronecker", groups: ["encoder", "head"] });
+      let solves = 0;
+      const gaussians = state.gaussians.map((gaussian) => {
+        const draw = (z: Float64Array) => {
+          solves++;
+          return gaussian.draw(z);
+        };
+        return Object.assign(Object.create(gaussian), { draw });
+      });
+      const draws = laplaceDraws({ ...state, gaussians }, { S: 4, seed: 1 });
+      const inOrder = [0, 1, 2, 3].map((s) => draws.read(s));
+      expect(solves).toBe(2 * gaussians.length);
+      for (const s of [3, 1, 0, 2]) expect(laplaceDraws(state, { S: 4, seed: 1 }).read(s)).toEqual(inOrder[s]);
+      for (const s of [3, 1, 0, 2]) expect(draws.read(s)).toEqual(inOrder[s]);
+    });
+  });
+
+  test("groups' logits take K forwards of each example, and leave no memory where a root cannot be made", async () => {
+    await withNet(3, async (model) => {
+      const state = await posteriorOf(model, { structure: "kronecker", groups: ["encoder", "head"] });
+      let forwards = 0;
+      const { engine, theta } = model;
+      const counting = {
+        engine,
+        theta,
+        logits: (batch: PackedBatch) => {
+          forwards++;
+          return model.logits(batch);
+        },
+      };
+      await gaussianLogits(counting, state, batch);
+      expect(forwards).toBe(batch.sequences * 3);
+      const before = gpu().stats.liveBuffers;
+      const [first] = state.gaussians;
+      const broken = Object.create(state.gaussians[1]!, { eigenvalues: { get: () => { throw new Error("no root"); } } }); // biome-ignore format: one object
+      await expect(gaussianLogits(model, { ...state, gaussians: [first!, broken] }, batch)).rejects.toThrow("no root");
+      expect(gpu().stats.liveBuffers).toBe(before);
+    });
+  });
+
   test("draws of every group go where they belong, in whatever order the blocks come", async () => {
     await withNet(2, async (model) => {
       const state = await posteriorOf(model, { structure: "kronecker", groups: ["head", "layer.0"] }, { tau: 1e12 });

@@ -26,6 +26,17 @@ export function windows(
   return found;
 }
 
+/** Windows in order of their offset, of which those that touch are one. */
+export function joinWindows(pieces: Iterable<Window>): Window[] {
+  const found: { offset: number; length: number }[] = [];
+  for (const { offset, length } of pieces) {
+    const last = found.at(-1);
+    if (last && last.offset + last.length === offset) last.length += length;
+    else found.push({ offset, length });
+  }
+  return found;
+}
+
 /** The window of a vector as an array of its own: the same memory. */
 export function slice(vector: NdArray, { offset, length }: Window): NdArray {
   return new NdArray(vector.buffer, vector.byteOffset + offset * 4, [length], vector.dtype);

@@ -7,18 +7,19 @@ import type { Slice, Theta } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import type { Gpu } from "../gpu/index.ts";
 import {
-  addInto,
+  addSquares,
   binary,
   columnSum,
   empty,
   fill,
   fromHost,
   matmul,
-  NdArray,
+  type NdArray,
   readArray,
   softmax,
   unary,
 } from "../kernels/index.ts";
+import { joinWindows, slice, type Window } from "../kernels/windows.ts";
 import { Stream } from "../random.ts";
 import { expectGroups } from "../train/prior.ts";
 import { diagonalCurvature, kroneckerCurvature, width } from "./curvature.ts";
@@ -92,7 +93,7 @@ export interface GroupsPlan {
   left: readonly Slice[];
   /** kronecker: the layers, each a block. */
   linears: readonly LinearLayer[];
-  /** Classes, where a forward has told. */
+  /** Number of classes; undefined for diagonal, which runs no forward pass here. */
   K: number | undefined;
   /** Parameters with a curvature, and its memory on the host. */
   parameters: number;
@@ -170,11 +171,14 @@ interface Sums {
 class DiagonalSums implements Sums {
   readonly #theta: Theta;
   readonly #slices: readonly Slice[];
+  /** The slices, with their padding: neighbours are one. */
+  readonly #runs: readonly Window[];
   readonly #sum: NdArray;
 
   constructor(theta: Theta, slices: readonly Slice[]) {
     this.#theta = theta;
     this.#slices = slices;
+    this.#runs = joinWindows(slices.map(({ offset, stride: length }) => ({ offset, length })));
     this.#sum = theta.vector();
   }
 
@@ -183,10 +187,8 @@ class DiagonalSums implements Sums {
   gradient(): void {
     const { gpu } = this.#theta.engine;
     const gradient = this.#theta.gradient();
-    for (const { offset, size } of this.#slices) {
-      const g = new NdArray(gradient.buffer, 4 * offset, [size]);
-      addInto(gpu, new NdArray(this.#sum.buffer, 4 * offset, [size]), unary(gpu, "square", g));
-    }
+    // The padding's gradient is 0.
+    for (const run of this.#runs) addSquares(gpu, slice(gradient, run), slice(this.#sum, run), 1);
   }
 
   async blocks(passes: number): Promise<Block[]> {

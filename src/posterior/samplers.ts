@@ -6,7 +6,7 @@
 import type { Layout } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { langevinUpdate, type Stretch } from "../kernels/index.ts";
-import type { Window } from "../kernels/windows.ts";
+import { joinWindows, type Window } from "../kernels/windows.ts";
 import { streamKey } from "../random.ts";
 import { type LearningRates, type Optimizer, rateFacts, rateOf, type UpdateContext } from "../train/optimizers.ts";
 import { shareOf } from "./draws.ts";
@@ -54,8 +54,8 @@ export function sghmc({ friction = 0.1, resample, ...settings }: SghmcSettings):
 
 /**
  * Step sizes that fall from 1 to 0 along a cosine and start again (Zhang et al., "Cyclical stochastic gradient MCMC", 2020):
- * ½(1 + cos(π·k/length)) at step k of its cycle; large steps find another mode, small ones sample it. Both halves of a pair
- * (factor, whether there is noise) for steps counted from 1.
+ * ½(1 + cos(π·k/length)) at step k of its cycle; large steps find another mode, small ones sample it.
+ * Returns the learning-rate factor and whether the step adds noise; steps count from 1.
  */
 export function cyclical({ length, exploration = 0.5 }: Cycle): {
   factor(step: number): number;
@@ -155,12 +155,6 @@ function langevin(
 
 /** A stretch without the padding behind its slices: slices that have none are one piece with their neighbours. */
 export function realNumbers(layout: Layout, { offset, length }: Pick<Stretch, "offset" | "length">): Window[] {
-  const found: { offset: number; length: number }[] = [];
-  for (const slice of layout.slices) {
-    if (slice.offset < offset || slice.offset >= offset + length) continue;
-    const last = found.at(-1);
-    if (last && last.offset + last.length === slice.offset) last.length += slice.size;
-    else found.push({ offset: slice.offset, length: slice.size });
-  }
-  return found;
+  const within = layout.slices.filter((slice) => slice.offset >= offset && slice.offset < offset + length);
+  return joinWindows(within.map(({ offset, size }) => ({ offset, length: size })));
 }

@@ -6,7 +6,7 @@
 import type { Slice, Theta } from "../autograd/index.ts";
 import { InputError } from "../errors.ts";
 import { mixoutGradient, mixoutWeights, type NdArray } from "../kernels/index.ts";
-import type { Window } from "../kernels/windows.ts";
+import { joinWindows, type Window } from "../kernels/windows.ts";
 import { streamKey } from "../random.ts";
 
 /** The encoder's slices that train. Throws InputError: p is not below 1, or there are none. */
@@ -33,13 +33,7 @@ export class Mixing {
     this.#mu = mu;
     this.#p = p;
     this.#seed = seed;
-    const joined: { offset: number; length: number }[] = [];
-    for (const { offset, stride } of slices) {
-      const last = joined.at(-1);
-      if (last && last.offset + last.length === offset) last.length += stride;
-      else joined.push({ offset, length: stride });
-    }
-    this.#stretches = joined;
+    this.#stretches = joinWindows(slices.map(({ offset, stride: length }) => ({ offset, length })));
     this.#saved = theta.vector();
   }
 

@@ -100,6 +100,20 @@ describe("layers", () => {
       expect(done).toEqual([1, 2]);
     });
   });
+
+  test("a diagonal's squares are added a run of slices at a time", async () => {
+    await withBert({}, async (bert) => {
+      const ops: string[] = [];
+      bert.engine.gpu.afterDispatch = ({ op }) => void ops.push(op);
+      try {
+        // The head lies behind the pooler; layer 0 apart from both.
+        await ggn(bert, BATCHES, { structure: "diagonal", groups: ["layer.0", "pooler", "head"] });
+      } finally {
+        bert.engine.gpu.afterDispatch = undefined;
+      }
+      expect(ops.filter((op) => op === "addSquares")).toHaveLength(2 * BATCHES.length);
+    });
+  });
 });
 
 describe("predictions", () => {

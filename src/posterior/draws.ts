@@ -36,7 +36,7 @@ export function heldDraws(slices: readonly Slice[], values: readonly Float32Arra
   return { size: values.length, slices, read: (s) => values[s] as Float32Array };
 }
 
-/** Of `total` shared out evenly among `parts`, how many part `i` has: the first ones one more where it does not come out even. */
+/** Size of part `i` when `total` is split evenly; the first `total % parts` parts get one more. */
 export function shareOf(total: number, parts: number, i: number): number {
   return Math.floor(total / parts) + (i < total % parts ? 1 : 0);
 }
@@ -95,35 +95,47 @@ export function thetaMembers(model: ThetaClassifier, draws: Draws): Posterior {
   const { size: S, slices } = draws;
   if (S < 1) throw new InputError("members: 0 (expected at least one draw of θ).");
   const headOnly = slices.every(({ groups }) => groups[0] === "head");
-  const logitsOf = (batch: PackedBatch, features?: Tensor) => {
-    const { read } = engine.step(() =>
+  const logitsOf = (batch: PackedBatch, features?: Tensor) =>
+    // In an object: a step waits for a promise that it is given.
+    engine.step(() =>
       engine.noGrad(() => ({ read: (features ? model.classify(features) : model.logits(batch)).read() })),
-    );
-    read.catch(() => {}); // awaited by the caller, after it has recorded more
-    return read;
-  };
+    ).read;
 
   return {
     members: S,
     async logits(batches, progress) {
       const own = await readSlices(theta, slices);
-      const members: Promise<Float32Array>[][] = Array.from({ length: S }, () => []);
-      const features: (Tensor | undefined)[] = batches.map(() => undefined);
+      const members: Float32Array[][] = Array.from({ length: S }, () => []);
+      let done = 0;
+      // A batch of a member at a time: what is recorded and not yet run holds memory.
+      const ask = async (s: number, batch: PackedBatch, features?: Tensor) => {
+        members[s]?.push(await logitsOf(batch, features));
+        progress?.(++done / (S * batches.length));
+      };
       try {
-        for (let s = 0; s < S; s++) {
-          writeSlices(theta, slices, await draws.read(s));
-          for (const [b, batch] of batches.entries()) {
-            if (headOnly) features[b] ??= engine.step(() => engine.noGrad(() => model.features(batch).keep()));
-            const read = logitsOf(batch, features[b]);
-            (members[s] as Promise<Float32Array>[]).push(read);
-            // A batch at a time: what is recorded and not yet run holds memory.
-            await read;
-            progress?.((s * batches.length + b + 1) / (S * batches.length));
+        if (headOnly) {
+          // Heads are small: all of them wait on the host while one batch's vectors are on the device.
+          const heads: Float32Array[] = [];
+          for (let s = 0; s < S; s++) heads.push(await draws.read(s));
+          for (const batch of batches) {
+            const features = engine.step(() => engine.noGrad(() => model.features(batch).keep()));
+            try {
+              for (const [s, head] of heads.entries()) {
+                writeSlices(theta, slices, head);
+                await ask(s, batch, features);
+              }
+            } finally {
+              features.dispose();
+            }
+          }
+        } else {
+          for (let s = 0; s < S; s++) {
+            writeSlices(theta, slices, await draws.read(s));
+            for (const batch of batches) await ask(s, batch);
           }
         }
-        return await Promise.all(members.map(async (parts) => joined(await Promise.all(parts))));
+        return members.map(joined);
       } finally {
-        for (const vectors of features) vectors?.dispose();
         writeSlices(theta, slices, own);
       }
     },

@@ -195,6 +195,27 @@ describe("members that are values of θ (check 11)", () => {
     });
   }
 
+  test("of the head, hold the vectors of one batch at a time; progress goes up by a member of a batch", async () => {
+    const model = bagOfWords(0);
+    const { theta } = model;
+    const slices = [theta.layout.slices[theta.layout.index("w")]!];
+    const three = EXAMPLES.slice(0, 3).map((example) => packBatch([example]));
+    const live: number[] = [];
+    const shares: number[] = [];
+    const draws = heldDraws(slices, [randn(8, K * C), randn(9, K * C)]);
+    const found = await thetaMembers(model, draws).logits(three, (share) => {
+      live.push(gpu().stats.liveBuffers);
+      shares.push(share);
+    });
+    expect(new Set(live).size).toBe(1);
+    expect(shares).toEqual([1, 2, 3, 4, 5, 6].map((done) => done / 6));
+    for (const [s, logits] of found.entries()) {
+      const one = await thetaMembers(model, heldDraws(slices, [await draws.read(s)])).logits(three);
+      expect(one).toEqual([logits]);
+    }
+    model.dispose();
+  });
+
   test("a draw of another size, and none, are refused; θ is put back after a failure", async () => {
     const model = bagOfWords(0);
     const { theta } = model;

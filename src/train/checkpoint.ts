@@ -139,7 +139,7 @@ function isLossScale(value: unknown): value is LossScale {
   return true;
 }
 
-/** A number of a vector's words, as text. */
+/** FNV-1a hash of a vector's bits, in hexadecimal. */
 export async function fingerprint(gpu: Gpu, vector: NdArray): Promise<string> {
   return fnv1a(new Uint32Array(await gpu.read(vector)));
 }

@@ -111,7 +111,7 @@ function independentNoise(
   );
 }
 
-/** τ by element; the vector is given up with the density. */
+/** Elementwise τ. The density owns `tau` and releases it. */
 export function diagonalDensity(theta: Theta, covers: Covers, tau: NdArray, strength: Strength): PriorDensity {
   const total = theta.vector();
   return {

@@ -43,7 +43,7 @@ export function logPosterior<B>(model: Likelihood<B>, prior: Prior, { N }: { N: 
   return { model, prior, N };
 }
 
-/** What a fixed average batch size makes of one batch: its NLL term of J, [1], and how many terms it held. */
+/** One batch's contribution to J, scaled by the average batch size. */
 export interface NllTerm {
   /** Σ NLL / average, [1]. */
   loss: Tensor;

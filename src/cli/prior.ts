@@ -258,28 +258,32 @@ async function gather<B>(
   const size = Math.min(options.batch, data.length);
   const perEpoch = Math.floor(data.length / size);
   const bar = out.progress("Fisher information", batches);
-  let order = new Uint32Array(0);
-  for (let step = 0; step < batches; step++) {
-    const [epoch, index] = [Math.floor(step / perEpoch), step % perEpoch];
-    if (index === 0) order = Uint32Array.from(new Stream(seed, "prior order", epoch).shuffle(data.length));
-    await collector.add(data.batchOf([...order.subarray(index * size, (index + 1) * size)], epoch, step + 1));
-    bar.update(step + 1);
-    if (out.io.signal.aborted)
-      throw new InterruptedError(`interrupted (Fisher information, ${step + 1} of ${batches} batches). Nothing was written.`); // biome-ignore format: one sentence
+  try {
+    let order = new Uint32Array(0);
+    for (let step = 0; step < batches; step++) {
+      const [epoch, index] = [Math.floor(step / perEpoch), step % perEpoch];
+      if (index === 0) order = Uint32Array.from(new Stream(seed, "prior order", epoch).shuffle(data.length));
+      await collector.add(data.batchOf([...order.subarray(index * size, (index + 1) * size)], epoch, step + 1));
+      bar.update(step + 1);
+      if (out.io.signal.aborted)
+        throw new InterruptedError(`interrupted (Fisher information, ${step + 1} of ${batches} batches). Nothing was written.`); // biome-ignore format: one sentence
+    }
+    const parameters = encoderSlices(config, hasParameter(checkpoint, "bert.pooler.dense.weight")).flatMap((slice) => slice.parameters); // biome-ignore format: one line
+    const shapes = new Map(parameters.map(({ name, shape }) => [name, shape]));
+    const N = options.size ?? data.length;
+    const numbers = await collector.numbers({ N, damping }, (name) => shapes.has(name));
+    // A pooler that the source task does not use knows no more than its start.
+    for (const [name, shape] of shapes) {
+      if (numbers.diagonal.has(name)) continue;
+      const count = shape.reduce((a, b) => a * b, 1);
+      numbers.diagonal.set(name, new Float32Array(count).fill(damping));
+      if (numbers.rank > 0) numbers.factors.set(name, new Float32Array(numbers.rank * count));
+    }
+    return { numbers, source: data.what, N, terms: collector.terms, shapes };
+  } finally {
+    out.end();
+    collector.dispose();
   }
-  out.end();
-  const parameters = encoderSlices(config, hasParameter(checkpoint, "bert.pooler.dense.weight")).flatMap((slice) => slice.parameters); // biome-ignore format: one line
-  const shapes = new Map(parameters.map(({ name, shape }) => [name, shape]));
-  const N = options.size ?? data.length;
-  const numbers = await collector.numbers({ N, damping }, (name) => shapes.has(name));
-  // A pooler that the source task does not use knows no more than its start.
-  for (const [name, shape] of shapes) {
-    if (numbers.diagonal.has(name)) continue;
-    const count = shape.reduce((a, b) => a * b, 1);
-    numbers.diagonal.set(name, new Float32Array(count).fill(damping));
-    if (numbers.rank > 0) numbers.factors.set(name, new Float32Array(numbers.rank * count));
-  }
-  return { numbers, source: data.what, N, terms: collector.terms, shapes };
 }
 
 /** Of the diagonal of the precision, UUᵀ's included. */

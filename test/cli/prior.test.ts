@@ -1,10 +1,12 @@
 /** @file `prior` and `finetune --prior` from end to end on a tiny random BERT: the file, its use, and what is refused. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
+import { main } from "../../src/cli/main.ts";
 import { parseSafetensors, type TensorToWrite, toFloat32, writeSafetensors } from "../../src/model/safetensors.ts";
+import { FisherCollector } from "../../src/train/index.ts";
 import { temporaryFolder } from "../data/shared.ts";
-import { CONFIG, run, tinyTensors, writeModel, writeRows } from "./harness.ts";
+import { CONFIG, onSharedDevice, run, tinyTensors, writeModel, writeRows } from "./harness.ts";
 
 const folder = temporaryFolder();
 const at = (name: string) => join(folder, name);
@@ -88,6 +90,25 @@ describe("prior", () => {
     expect(tensors.get(`factors.${words}`)?.length).toBe(2 * (tensors.get(`precision.${words}`)?.length ?? 0));
     const asked = await run(["prior", "--model", bare, "--text", text, "--out", at("none.prior"), "--from", "masked"]);
     expect([asked.code, asked.stderr]).toEqual([2, expect.stringContaining("no masked-language-model head")]);
+  });
+
+  test("interrupted, wipes its bar, gives its memory back and writes nothing", async () => {
+    const stop = new AbortController();
+    const disposed = vi.spyOn(FisherCollector.prototype, "dispose");
+    let written = "";
+    let ticks = 0;
+    const write = (piece: string) => {
+      written += piece;
+      if (piece.includes("Fisher information █")) stop.abort();
+    };
+    const io = { stdout: { write }, stderr: { write, isTTY: true, columns: 80 }, env: { PRIORWORK_ADAPTER: process.env.PRIORWORK_ADAPTER, PRIORWORK_TUNED: "0" }, signal: stop.signal, now: () => 20_000 * ticks++ }; // biome-ignore format: one object
+    const command = ["prior", "--model", model, "--text", text, "--out", at("cut.prior"), "--batches", "6"];
+    expect(await onSharedDevice(io, () => main(command, io))).toBe(130);
+    const last = written.split("\r\u001b[K").at(-1);
+    expect(last).toMatch(/^interrupted \(Fisher information, \d of 6 batches\)\. Nothing was written\.\n$/);
+    expect(disposed).toHaveBeenCalledTimes(1);
+    expect(existsSync(at("cut.prior"))).toBe(false);
+    disposed.mockRestore();
   });
 
   test.each([

@@ -182,6 +182,9 @@ export function readRun(folder: string): RunRecord | undefined {
   return record as unknown as RunRecord;
 }
 
+/** [CLS], a word piece, [SEP] */
+const SHORTEST = 3;
+
 /** The first field of run.json that is not of its kind: what is read again here must not surprise anyone later. */
 function wrongField(record: JsonObject): string | undefined {
   const whole = (x: unknown) => Number.isSafeInteger(x) && Number(x) >= 0;
@@ -196,7 +199,13 @@ function wrongField(record: JsonObject): string | undefined {
     seed: whole,
     options: isObject,
     data: (x) => isObject(x) && table(x.train) && (x.dev === null || table(x.dev)),
-    model: (x) => isObject(x) && text(x.source) && text(x.weights) && words(x.labels) && whole(x.maxLength),
+    model: (x) =>
+      isObject(x) &&
+      text(x.source) &&
+      text(x.weights) &&
+      words(x.labels) &&
+      whole(x.maxLength) &&
+      Number(x.maxLength) >= SHORTEST,
     lineage: (x) => Array.isArray(x) && x.every(isObject),
     before: (x) => x === null || isObject(x),
     steps: whole,

@@ -137,6 +137,17 @@ describe("run.json", () => {
     expect(readdirSync(join(path, "checkpoints"))).toHaveLength(1);
   });
 
+  test.each([0, 1, 2])("whose longest sequence is %i pieces, which no text fits, is refused", async (maxLength) => {
+    const path = edited(`length ${maxLength}`, "run.json", ({ model }) =>
+      Object.assign(model as object, { maxLength }),
+    );
+    await refused(
+      ["predict", "--run", path, "--text", "a film"],
+      2,
+      /run\.json: model is missing or not what priorwork/,
+    );
+  });
+
   test("that asks for a thousand million members is refused", async () => {
     const path = edited("members", "run.json", ({ options }) => {
       Object.assign(options as object, { method: "dropout", members: 1_000_000_000 });

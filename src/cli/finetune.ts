@@ -167,7 +167,7 @@ async function train(
     writeRun(options.out, record);
   } else {
     const flags = optionRecord(options);
-    for (const note of resumeNotes(earlier, flags)) out.note(note);
+    for (const note of resumeNotes(options.out, earlier, flags)) out.note(note);
     record = { ...earlier, options: flags, before, finished: false };
     for (const note of checkMachine(earlier, newRecord(options, {}, folder, model, data.inputs, engine.gpu, before)))
       out.note(note);

@@ -41,6 +41,10 @@ const MANIFEST = "posterior.json";
 /** What an unfinished posterior has so far: as the manifest, without settings. Gone once that is written. */
 const JOURNAL = "journal.json";
 
+/** What is written here, whole or as a kill left it; whatever else lies in the folder is somebody's. */
+const NAMES = String.raw`(posterior|journal|gaussian|trace)\.json|trace\.csv|(gaussian|member-\d{3,6})\.safetensors`;
+const OURS = new RegExp(String.raw`^(${NAMES}|\.(${NAMES})\.\d+-\d+\.tmp)$`);
+
 /** Writes members as they come; nothing is a posterior before `finish`. */
 export class PosteriorWriter {
   readonly #folder: string;
@@ -49,7 +53,7 @@ export class PosteriorWriter {
   readonly #method: string | undefined;
 
   /**
-   * Removes what an earlier attempt has left. `slices`: what a member covers. `keep`: the method whose members, where each
+   * Removes what an earlier attempt has left, and nothing else. `slices`: what a member covers. `keep`: the method whose members, where each
    * is costly and does not depend on those before it, stay as far as they are whole; `size` says how many do.
    */
   constructor(run: string, slices: readonly Slice[], { keep }: { keep?: string } = {}) {
@@ -62,7 +66,7 @@ export class PosteriorWriter {
       mkdirSync(this.#folder, { recursive: true });
       if (keep !== undefined) this.#writeJournal();
       for (const name of readdirSync(this.#folder)) {
-        if (kept.has(name) || (keep !== undefined && name === JOURNAL)) continue;
+        if (!OURS.test(name) || kept.has(name) || (keep !== undefined && name === JOURNAL)) continue;
         rmSync(join(this.#folder, name), { recursive: true, force: true });
       }
     } catch (error) {
@@ -115,7 +119,7 @@ export class PosteriorWriter {
     for (const name of [JOURNAL, MANIFEST]) {
       const path = join(this.#folder, name);
       if (!fileExists(path)) continue;
-      const record = recordAt(path);
+      const record = wholeRecordAt(path);
       if (record === undefined || record.method !== method || String(record.covers) !== String(this.#covers)) continue;
       const broken = record.members.findIndex(({ file, sha256 }, s) => {
         const member = join(this.#folder, file);
@@ -125,6 +129,13 @@ export class PosteriorWriter {
     }
     return [];
   }
+}
+
+/** Where a run's members are listed by what is no list of ours, so that `keep` finds none of those. */
+export function brokenLists(run: string): string[] {
+  return [JOURNAL, MANIFEST]
+    .map((name) => join(run, FOLDER, name))
+    .filter((path) => fileExists(path) && wholeRecordAt(path) === undefined);
 }
 
 function memberFile(s: number): string {
@@ -148,7 +159,7 @@ export function readPosterior(run: string): PosteriorRecord | undefined {
   const path = join(run, FOLDER, MANIFEST);
   if (!fileExists(path)) return undefined;
   const record = recordAt(path);
-  if (record === undefined || record.members.length === 0 || !isObject(record.settings)) {
+  if (record === undefined || record.members.length === 0 || record.covers.length === 0 || !isObject(record.settings)) {
     throw new InputError(
       `${inert(path)}: not what priorwork writes (format, method, covers, members or settings). Train again with --overwrite.`,
     );
@@ -158,6 +169,16 @@ export function readPosterior(run: string): PosteriorRecord | undefined {
 
 /** Whether it is a SHA-256 as it stands in a manifest. */
 export const isHash = (x: unknown): x is string => typeof x === "string" && /^[0-9a-f]{64}$/.test(x);
+
+/** As `recordAt`, but undefined also where it is no JSON. */
+function wholeRecordAt(path: string): PosteriorRecord | undefined {
+  try {
+    return recordAt(path);
+  } catch (error) {
+    if (error instanceof InputError) return undefined;
+    throw error;
+  }
+}
 
 /** A manifest or a journal; undefined: it is not what is written here. InputError: it is no JSON. */
 function recordAt(path: string): PosteriorRecord | undefined {
@@ -174,7 +195,8 @@ function recordAt(path: string): PosteriorRecord | undefined {
       // A name of ours and nothing else: a manifest must not lead out of its folder.
       (m) =>
         isObject(m) &&
-        /^member-\d{3,6}\.safetensors$/.test(String(m.file)) &&
+        typeof m.file === "string" &&
+        /^member-\d{3,6}\.safetensors$/.test(m.file) &&
         isHash(m.sha256) &&
         (m.chain === undefined || Number.isSafeInteger(m.chain)),
     );
@@ -183,7 +205,7 @@ function recordAt(path: string): PosteriorRecord | undefined {
 
 /**
  * `members` of a run's draws, from each chain or mode in turn and spread over it (`spreadOver`); for a model of its architecture. InputError: more than it holds, a tensor that the model has not or has in
- * another shape, a file that is not the one written.
+ * another shape, a file that is not the one written or that holds more than the manifest says.
  */
 export function storedDraws(
   run: string,
@@ -227,6 +249,12 @@ export function storedDraws(
       }
       const file = openSafetensors(path);
       try {
+        const more = [...file.tensors.keys()].find((name) => !known.has(name));
+        if (more !== undefined) {
+          throw new InputError(
+            `${inert(path)}: holds tensor ${inert(more.slice(0, 100))}, which posterior.json's covers does not name. Restore both, or train again.`,
+          );
+        }
         const values = new Float32Array(size);
         let at = 0;
         for (const { name, shape, size } of slices.flatMap(({ parameters }) => parameters)) {

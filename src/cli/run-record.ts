@@ -17,6 +17,7 @@ import { classifierConfig, isPlain, writeModelFolder } from "./model-folder.ts";
 import { differingFlags, trainingOptions } from "./option-record.ts";
 import type { FinetuneOptions } from "./options.ts";
 import { adapterText } from "./output.ts";
+import { brokenLists } from "./posterior-folder.ts";
 import { objectiveFormula } from "./prior-choice.ts";
 import type { PriorRecord } from "./prior-file.ts";
 import { type DataRecord, type RunRecord, type Stage, writeRun } from "./run-folder.ts";
@@ -174,9 +175,14 @@ export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunIn
 }
 
 /** What is to be said of a run that may go on (`checkResume`). */
-export function resumeNotes(earlier: RunRecord, flags: JsonObject): string[] {
+export function resumeNotes(run: string, earlier: RunRecord, flags: JsonObject): string[] {
   const differing = differingFlags(earlier.options, flags);
-  return differing === undefined ? [] : [`other flags for what follows training: ${differing}`];
+  // The only members that stay from attempt to attempt.
+  const broken = flags.method === "ensemble" ? brokenLists(run) : [];
+  return [
+    ...(differing === undefined ? [] : [`other flags for what follows training: ${differing}`]),
+    ...broken.map((path) => `${inert(path)}: not what priorwork writes: no member that it names is kept`),
+  ];
 }
 
 /** Writes everything that a finished run has besides its checkpoints; run.json, which says "finished", last. */

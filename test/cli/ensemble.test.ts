@@ -1,5 +1,5 @@
 /** @file Runs whose members are trained: seeds alone, anchored, and what an interruption leaves. */
-import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { Layout, type Theta } from "../../src/autograd/index.ts";
@@ -74,6 +74,31 @@ describe("an ensemble", () => {
     }
     expect(readdirSync(at("cut/posterior"))).not.toContain("journal.json");
   });
+
+  test.each(["journal.json", "posterior.json"])(
+    "whose %s is no JSON any more is trained anew by --resume, aloud",
+    async (file) => {
+      const name = `torn-${file}`;
+      cpSync(at("plain"), at(name), { recursive: true });
+      if (file === "journal.json") {
+        rmSync(at(`${name}/posterior/posterior.json`));
+        const run = json(at(`${name}/run.json`));
+        writeFileSync(at(`${name}/run.json`), JSON.stringify({ ...run, finished: false }));
+      }
+      writeFileSync(at(`${name}/posterior/${file}`), "{");
+      const { code, stderr } = await run([...finetune(name, "--method", "ensemble", "--members", "3"), "--resume"]);
+      expect(code, stderr).toBe(0);
+      expect(stderr).toContain(
+        `note: ${at(name)}/posterior/${file}: not what priorwork writes: no member that it names is kept`,
+      );
+      expect(stderr).not.toContain("are there already");
+      for (const member of readdirSync(at("plain/posterior")))
+        expect(readFileSync(at(`${name}/posterior/${member}`)), member).toEqual(
+          readFileSync(at(`plain/posterior/${member}`)),
+        );
+      expect(json(at(`${name}/run.json`)).finished).toBe(true);
+    },
+  );
 
   test("anchored, holds members of perturbed objectives beside the mode, which is MAP's; destroyed features are warned of", async () => {
     const flags = ["--method", "ensemble", "--anchored", "--members", "2"];
@@ -203,6 +228,21 @@ describe("members of an earlier attempt", () => {
     expect(await firsts(3)).toEqual([0, 10, 12]);
     expect(await firsts(6)).toEqual([0, 3, 6, 10, 11, 12]);
     expect(await firsts(13)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+  });
+
+  test("that go leave what this program does not write", async () => {
+    await written("guest", 2).finish("ensemble", {}, theta);
+    mkdirSync(at("guest/posterior/mydir"));
+    const mine = ["mydir/notes.txt", "member-notes.txt", ".member-000.safetensors.bak"];
+    const ours = ["trace.csv", "trace.json", "journal.json", "gaussian.json", "gaussian.safetensors", ".member-002.safetensors.77-3.tmp"]; // biome-ignore format: names
+    for (const name of [...mine, ...ours]) writeFileSync(at(`guest/posterior/${name}`), "mine");
+    new PosteriorWriter(at("guest"), slices);
+    expect(readdirSync(at("guest/posterior")).sort()).toEqual([
+      ".member-000.safetensors.bak",
+      "member-notes.txt",
+      "mydir",
+    ]);
+    expect(readdirSync(at("guest/posterior/mydir"))).toEqual(["notes.txt"]);
   });
 
   test("go where they are of another method or cover something else, or where nothing is to be kept", () => {

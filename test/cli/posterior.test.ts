@@ -504,5 +504,45 @@ describe("refused with a sentence", () => {
     writeFileSync(at("bad/posterior/posterior.json"), JSON.stringify(manifest));
     const third = await evaluate("bad");
     expect([third.code, third.stderr]).toEqual([2, expect.stringContaining("not what priorwork writes")]);
+    manifest.members[2].file = ["member-002.safetensors"];
+    writeFileSync(at("bad/posterior/posterior.json"), JSON.stringify(manifest));
+    const fourth = await evaluate("bad");
+    expect([fourth.code, fourth.stderr]).toEqual([2, expect.stringContaining("not what priorwork writes")]);
+  });
+
+  test.each<[string, Record<string, unknown>, string]>([
+    ["covers nothing", { covers: [] }, "posterior.json: not what priorwork writes"],
+    [
+      "covers less than its members hold",
+      { covers: ["classifier.bias"] },
+      "member-000.safetensors: holds tensor classifier.weight, which posterior.json's covers does not name. Restore both, or train again.",
+    ],
+    [
+      "is of another method",
+      { method: "swag" },
+      'posterior/posterior.json: of method "swag" (run.json says sgld). Restore the folder, or train again with --overwrite.',
+    ],
+  ])("a manifest that %s", async (what, changes, sentence) => {
+    cpSync(at("sgld"), at(what), { recursive: true });
+    const path = at(`${what}/posterior/posterior.json`);
+    writeFileSync(path, JSON.stringify({ ...json(path), ...changes }));
+    const { code, stdout, stderr } = await evaluate(what);
+    expect([code, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain(sentence);
+  });
+
+  test("a posterior where the run's method keeps none, be it members or a Gaussian", async () => {
+    const says = async (out: string, sentence: string) => {
+      const { code, stdout, stderr } = await evaluate(out);
+      expect([code, stdout, stderr]).toEqual([2, "", expect.stringContaining(sentence)]);
+    };
+    expect((await run(finetune("bare").filter((word, i, all) => !/--(burn-in|thin|members)/.test(`${word} ${all[i - 1]}`)))).code).toBe(0); // biome-ignore format: one command
+    cpSync(at("sgld/posterior"), at("bare/posterior"), { recursive: true });
+    await says("bare", 'bare/posterior/posterior.json: of method "sgld" (run.json says map)');
+    rmSync(at("bare/posterior"), { recursive: true });
+    const laplace = finetune("gaussian", "--method", "laplace").filter((word, i, all) => !/--(burn-in|thin)/.test(`${word} ${all[i - 1]}`)); // biome-ignore format: one command
+    expect((await run(laplace)).code).toBe(0);
+    cpSync(at("gaussian/posterior"), at("bare/posterior"), { recursive: true });
+    await says("bare", 'bare/posterior/gaussian.json: of method "laplace" (run.json says map)');
   });
 });

@@ -415,14 +415,27 @@ export function optionWarnings(options: FinetuneOptions): string[] {
   const values = Object.values(precisions);
   const warnings = [];
   if ((method === "map" || MANY.includes(method)) && values.every((precision) => precision === 0)) {
-    warnings.push(`--prior-precision ${precisionText(precisions)}: every precision is 0, so this is --method mle`);
+    const so = method === "map" ? "this is --method mle" : "there is no prior";
+    warnings.push(`--prior-precision ${precisionText(precisions)}: every precision is 0, so ${so}`);
   }
-  if (rDrop && method === "laplace") {
-    warnings.push(
-      `--r-drop ${rDrop}: a regulariser, not a prior, so the Gaussian stands around a θ that is not the posterior's mode`,
-    );
-  }
+  const remark = rDropRemark(method);
+  if (rDrop && remark !== undefined) warnings.push(`--r-drop ${rDrop}: a regulariser, not a prior, ${remark}`);
   return warnings;
+}
+
+/** What R-Drop makes of a method that speaks of the posterior. */
+function rDropRemark(method: Method): string | undefined {
+  switch (method) {
+    case "laplace":
+      return "so the Gaussian stands around a θ that is not the posterior's mode";
+    case "sgld":
+    case "sghmc":
+      return "so the chains draw without it, and what they do not sample stays at a θ that is not the posterior's mode";
+    case "swag":
+      return "so the path, and the Gaussian of it, are of another objective than the posterior's";
+    default:
+      return undefined;
+  }
 }
 
 /** The name of a file without folder and extension, for a folder's name. */

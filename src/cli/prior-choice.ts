@@ -3,13 +3,16 @@
  * what its precisions are multiplied by, and the precisions of what it does not cover, are `--prior-precision`'s.
  */
 import type { Method } from "./options.ts";
-import { numberValue, refuse } from "./values.ts";
+import { refuse } from "./values.ts";
 
 export type PriorChoice =
   | { family: "gaussian" }
   | { family: "laplace" }
   | { family: "student-t"; nu: number }
   | { family: "file"; path: string };
+
+/** Degrees of freedom of what is as good as a Gaussian. */
+const MOST = 1e6;
 
 /** A family's name, or a file. InputError: degrees of freedom that are none. */
 export function priorChoice(text: string | undefined): PriorChoice {
@@ -18,7 +21,15 @@ export function priorChoice(text: string | undefined): PriorChoice {
   if (text === "laplace") return { family: "laplace" };
   const [family, nu, ...rest] = text.split(":");
   if (family !== "student-t" || rest.length > 0) return { family: "file", path: text };
-  return { family: "student-t", nu: nu === undefined ? 4 : numberValue("--prior student-t:", nu, { min: 0, above: true, max: 1e6, example: "4" }) }; // biome-ignore format: one line
+  return { family: "student-t", nu: nu === undefined ? 4 : degreesOfFreedom(text, nu) };
+}
+
+function degreesOfFreedom(text: string, nu: string): number {
+  const plain = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(nu);
+  const value = Number(nu);
+  if (plain && value > 0 && value <= MOST) return value;
+  const what = `ν is ${plain ? "out of range" : "not a number"} (expected a number > 0 and ≤ ${MOST})`;
+  return refuse("--prior", text, what, "Give, say, --prior student-t:4.");
 }
 
 /** The file of a choice. */

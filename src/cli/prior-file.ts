@@ -124,11 +124,12 @@ function factsOf(file: SafetensorsFile, path: string): PriorFacts {
   }
   const { rank, model, source, N, damping, terms, batches, seed, text: from } = about;
   const whole = (x: unknown) => Number.isSafeInteger(x) && (x as number) >= 0;
-  const numbers = whole(rank) && whole(terms) && whole(batches) && whole(seed) && Number.isFinite(N) && Number.isFinite(damping); // biome-ignore format: one condition
+  const above = (x: unknown) => Number.isFinite(x) && (x as number) > 0;
+  const numbers = [rank, terms, batches, seed].every(whole) && [N, damping].every(above);
   const hash = (x: unknown) => typeof x === "string" && /^[0-9a-f]{64}$/.test(x);
   const texts = isObject(from) && typeof from.file === "string" && hash(from.sha256) && whole(from.size);
   if (!numbers || !hash(model) || typeof source !== "string" || !texts) {
-    throw new InputError(`--prior ${inert(path)}: its metadata lack what a prior says of itself (rank, model, source, N, damping, text). ${AGAIN}`); // biome-ignore format: one sentence
+    throw new InputError(`--prior ${inert(path)}: its metadata lack what a prior says of itself (rank, model, source, N > 0, damping > 0, text). ${AGAIN}`); // biome-ignore format: one sentence
   }
   const { file: name, sha256, size } = from as unknown as PriorFacts["text"];
   return { rank, model, source, N, damping, terms, batches, seed, text: { file: name, sha256, size } } as PriorFacts;

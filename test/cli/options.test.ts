@@ -1,7 +1,7 @@
 /** @file Flags to options: every default, every sentence of refusal, every contradiction. No model, no device. */
 import { describe, expect, test } from "vitest";
 import { differingFlags, optionRecord, trainingOptions } from "../../src/cli/option-record.ts";
-import { finetuneOptions, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
+import { finetuneOptions, MANY, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
 import { precisionText } from "../../src/cli/values.ts";
 import { InputError } from "../../src/errors.ts";
 
@@ -113,6 +113,13 @@ describe("refusals: one line, exit 2", () => {
     [{ head: "mlp:65537" }, /^--head mlp:65537: out of range \(expected H ≤ 65536\)/],
     [{ evaluate: "0" }, /^--evaluate 0: out of range/],
     [{ evaluate: "evry", dev: "d" }, /Did you mean every\?$/],
+    [
+      { prior: "student-t:0" },
+      "--prior student-t:0: ν is out of range (expected a number > 0 and ≤ 1000000). Give, say, --prior student-t:4.",
+    ],
+    [{ prior: "student-t:" }, /^--prior student-t:: ν is not a number .* Give, say, --prior student-t:4\.$/],
+    [{ prior: "student-t: 4" }, /^--prior "student-t: 4": ν is not a number .* Give, say, --prior student-t:4\.$/],
+    [{ prior: "student-t:1e7" }, /^--prior student-t:1e7: ν is out of range/],
     [{ priorPrecision: "encoder=-1" }, /^--prior-precision encoder=-1: a precision cannot be negative/],
     [{ priorPrecision: "encoder=lots" }, /^--prior-precision encoder=lots: not a precision/],
     [{ priorPrecision: "encoder=2e30" }, /^--prior-precision encoder=2e30: out of range .* 0 to 1e\+30, or inf/],
@@ -186,6 +193,25 @@ describe("warnings", () => {
   test("MAP without a prior", () => {
     expect(optionWarnings(options({ priorPrecision: "encoder=0,head=0" })).join()).toMatch(/this is --method mle/);
     expect(optionWarnings(options())).toEqual([]);
+  });
+  test.each(MANY)("no prior, of --method %s: that is all that is said, for it is not --method mle", (method) => {
+    expect(optionWarnings(options({ method, priorPrecision: "encoder=0,head=0" }))).toEqual([
+      "--prior-precision encoder=0,head=0: every precision is 0, so there is no prior",
+    ]);
+  });
+  test.each<[string, RegExp | undefined]>([
+    ["laplace", /the Gaussian stands around a θ that is not the posterior's mode$/],
+    ["sgld", /the chains draw without it, and what they do not sample stays at a θ that is not the posterior's mode$/],
+    ["sghmc", /the chains draw without it/],
+    ["swag", /the path, and the Gaussian of it, are of another objective than the posterior's$/],
+    ["map", undefined],
+    ["dropout", undefined],
+    ["ensemble", undefined],
+  ])("R-Drop is no prior: --method %s", (method, message) => {
+    const warnings = optionWarnings(options({ method, rDrop: "2" }));
+    expect(warnings).toEqual(message ? [expect.stringMatching(/^--r-drop 2: a regulariser, not a prior/)] : []);
+    if (message) expect(warnings[0]).toMatch(message);
+    expect(optionWarnings(options({ method, rDrop: "0" }))).toEqual([]);
   });
 });
 

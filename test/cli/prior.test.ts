@@ -248,6 +248,8 @@ describe("finetune --prior FILE", () => {
       [bad("c.prior", (all) => word(all)?.data.set([-1], 3)), /c.prior: precision of bert.embeddings.word_embeddings.weight is -1 at position 3/],
       [bad("d.prior", (all) => word(all)?.data.set([Number.NaN], 5)), /d.prior: precision of bert.embeddings.word_embeddings.weight is NaN at position 5/],
       [bad("e.prior", (_, facts) => Object.assign(facts, { rank: -1 })), /its metadata lack what a prior says/],
+      [bad("n.prior", (_, facts) => Object.assign(facts, { N: -5 })), /its metadata lack what a prior says/],
+      [bad("o.prior", (_, facts) => Object.assign(facts, { damping: -1 })), /its metadata lack what a prior says/],
       [bad("f.prior", (_, facts) => Object.assign(facts, { version: 2 })), /not a prior of version 1/],
       [bad("g.prior", (all) => word(all)?.data.fill(1e20)).concat("--prior-precision", "encoder=1e20"), /g.prior: strength 10{20} times the precision of bert.embeddings.word_embeddings.weight, 1.00e\+20, is beyond f32/],
       [bad("h.prior", alike), /h.prior: its diagonal and factors are not positive definite/],
@@ -255,7 +257,7 @@ describe("finetune --prior FILE", () => {
       [["--prior", at("none-there.prior")], /none-there.prior/],
       [["--prior", at("plain.prior"), "--method", "mle"], /--method mle has no prior/],
       [["--prior", at("plain.prior"), "--method", "frozen"], /--method frozen holds all that the file is about/],
-      [["--prior", "student-t:0"], /student-t: 0: out of range/],
+      [["--prior", "student-t:0"], /student-t:0: ν is out of range/],
     ]; // biome-ignore format: a table
     const half = readFileSync(at("plain.prior"));
     writeFileSync(at("half.prior"), half.subarray(0, half.length - 40));

@@ -220,7 +220,7 @@ function commands(io: Io): Command {
     .option("--temperature-from <FILE>", "labelled texts, neither trained on nor in --data, to fit a temperature on")
     .option("--charts <DIR>", "write reliability, coverage and uncertainty there, and a sampler's trace, .svg each")
     .option("--overwrite", "replace charts in --charts")
-    .option("--batch <N>", "sequences at once (default 32)")
+    .option("--batch <N>", "sequences at once (default 32); a dropout run's masks, and so its answers, depend on it")
     .option("--members <S>", "sub-models that predict together");
 
   const predict = add(
@@ -232,7 +232,7 @@ function commands(io: Io): Command {
     .option("--run <DIR>", "a run folder, or a Hugging Face folder of a fine-tuned BERT")
     .addOption(textsOption("a text; may be given several times"))
     .option("--data <FILE>", "texts, .tsv or .jsonl")
-    .option("--batch <N>", "sequences at once (default 32)")
+    .option("--batch <N>", "sequences at once (default 32); a dropout run's masks, and so its answers, depend on it")
     .option("--members <S>", "sub-models that predict together");
 
   const embed = add(

@@ -253,6 +253,11 @@ describe("usage", () => {
     },
   );
 
+  test.each(["evaluate", "predict"])("%s --help says what --batch changes", async (command) => {
+    const { stdout } = await run([command, "--help"]);
+    expect(stdout.replace(/\s+/g, " ")).toContain("a dropout run's masks, and so its answers, depend on it");
+  });
+
   test("bench --help names what can be measured", async () => {
     const { stdout } = await run(["bench", "--help"]);
     expect(stdout.replace(/\s+/g, " ")).toContain(`kernels, ${BENCHES.join(", ")}, or part of a case's name`);

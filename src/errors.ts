@@ -20,7 +20,7 @@ export class InputError extends PriorworkError {
   }
 }
 
-/** The loss or a gradient stopped being finite; `step`, `operation` and the state kept are in the message. */
+/** The loss or a gradient stopped being finite; `step` and `operation` are in the message. Who catches it says what is kept. */
 export class DivergedError extends PriorworkError {
   readonly step: number;
   readonly operation: string;

@@ -105,11 +105,12 @@ export async function samplingPhase(
       warn: (line) => out.warning(line),
       watch: (chain, watched) => path.add(chain, watched),
       functionals: () => sentences.read(),
+      // The steps before a chain's first draw take their time too.
+      progress: (share) => bar.update(members * share),
     })) {
       const { values, ...watched } = draw;
       writer.add(values, watched.chain);
       trace.push(watched);
-      bar.update(trace.length);
     }
     if (out.io.signal.aborted) {
       throw new InterruptedError(

@@ -65,7 +65,7 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
       ...path,
       seed,
       signal: out.io.signal,
-      progress: (done) => bar.update(done),
+      progress: (share) => bar.update(points * share),
       warn: () => {}, // said when the run began
     })
       .catch((error) => {

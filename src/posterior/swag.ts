@@ -35,8 +35,8 @@ export interface SwagOptions extends Pick<FitOptions, "accumulate" | "clip" | "d
   /** Most device memory in use, where it is known: more is refused before it is allocated, with the rank that fits. */
   maxBytes?: number | undefined;
   signal?: AbortSignal | undefined;
-  /** Hears the points that were collected. */
-  progress?: ((points: number) => void) | undefined;
+  /** Called after every step, with the share of the steps that are taken. */
+  progress?: ((share: number) => void) | undefined;
   warn?: ((line: string) => void) | undefined;
 }
 
@@ -173,9 +173,9 @@ export async function swag<B = PackedBatch>(
       ...(warn ? { warn } : {}),
     });
     for await (const { step } of trainer.run()) {
+      progress?.(Math.min(1, step / steps));
       if (!due(step)) continue;
       found.collect(() => trainer?.visited());
-      progress?.(found.points);
       if (step === steps) stop.abort();
     }
     return found;

@@ -41,6 +41,8 @@ export interface TrajectoryOptions {
   functionals?: (() => Promise<Readonly<Record<string, number>>>) | undefined;
   /** Called after every eligible step past burn-in, drawn or not: what a chain's mixing is judged by. */
   watch?: ((chain: number, watched: { nll: number; logPrior: number; logJoint: number }) => void) | undefined;
+  /** Called after every step, with the share of all chains' steps that are taken. */
+  progress?: ((share: number) => void) | undefined;
 }
 
 /** One draw and what is watched of it. */
@@ -90,11 +92,15 @@ export async function* trajectory<B = PackedBatch>(
     // What a batch is stays between the source and the likelihood.
     const shared = features as unknown as (Likelihood<B> & Source<B>) | undefined;
     const objective = shared ? { ...target, model: shared } : target;
+    const wantedBy = (chain: number) => (step: number) => samples?.(step, chain) ?? true;
+    const lengths = shares.map((share, chain) => stepsFor(burnIn + thin * share, wantedBy(chain)));
+    const all = lengths.reduce((sum, length) => sum + length, 0);
+    let taken = 0;
     for (const [chain, share] of shares.entries()) {
       writeSlices(theta, slices, start);
       const [own = 0] = streamKey(seed, "chain", chain);
-      const wanted = (step: number) => samples?.(step, chain) ?? true;
-      const length = stepsFor(burnIn + thin * share, wanted);
+      const wanted = wantedBy(chain);
+      const length = lengths[chain] as number;
       const due = new Set<number>();
       let after = 0;
       for (let step = 1, counted = 0; step <= length; step++) {
@@ -118,6 +124,7 @@ export async function* trajectory<B = PackedBatch>(
       try {
         let draw = 0;
         for await (const { step, nll, logPrior, logJoint } of trainer.run()) {
+          options.progress?.(++taken / all);
           if (step > after && wanted(step)) options.watch?.(chain, { nll, logPrior, logJoint });
           if (!due.has(step)) continue;
           const values = await readSlices(theta, slices);

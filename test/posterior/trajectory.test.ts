@@ -47,7 +47,10 @@ describe("a trajectory", () => {
   test("gives a draw every `thin` steps after `burnIn`, chain by chain, and puts θ back", async () => {
     const watched: number[] = [];
     const watch = (chain: number) => watched.push(chain);
-    const { draws, restored, frozen } = await chains({ draws: 3, thin: 2, burnIn: 5, chains: 2, watch });
+    const heard: number[] = [];
+    const progress = (share: number) => heard.push(share);
+    const { draws, restored, frozen } = await chains({ draws: 3, thin: 2, burnIn: 5, chains: 2, watch, progress });
+    expect(heard).toEqual(Array.from({ length: 22 }, (_, i) => (i + 1) / 22));
     // Steps 6 to 11 of each.
     expect(watched).toEqual([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]);
     expect(draws.map(({ chain, draw, step }) => [chain, draw, step])).toEqual([

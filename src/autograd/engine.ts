@@ -71,6 +71,12 @@ export class Engine {
     return this.#record(false, body);
   }
 
+  /** The numbers of what `body` computes, in a step of its own and without gradients. */
+  evaluate(body: () => Tensor): Promise<Float32Array> {
+    // A step returns no promise, which would outlive its buffers; a read has taken what it needs.
+    return this.step(() => this.noGrad(() => ({ read: body().read() }))).read;
+  }
+
   /** Runs `body`, the forward and backward of a training step, with products of the engine's dtype. */
   inDtype<T>(body: () => T): T {
     return this.dtype === "f16" ? halfProducts(this.gpu, body) : body();

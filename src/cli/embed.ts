@@ -87,8 +87,7 @@ async function vectorsOf(
   const bar = out.progress("embedding", examples.length);
   for (let from = 0; from < examples.length; from += batch) {
     const packed = packBatch(examples.slice(from, from + batch));
-    const { read } = engine.step(() => engine.noGrad(() => ({ read: model.features(packed).read() })));
-    const values = await read;
+    const values = await engine.evaluate(() => model.features(packed));
     const width = values.length / packed.sequences;
     for (let b = 0; b < packed.sequences; b++)
       vectors.push(Float64Array.from(values.subarray(b * width, (b + 1) * width)));

@@ -96,10 +96,7 @@ export function thetaMembers(model: ThetaClassifier, draws: Draws): Posterior {
   if (S < 1) throw new InputError("members: 0 (expected at least one draw of θ).");
   const headOnly = slices.every(({ groups }) => groups[0] === "head");
   const logitsOf = (batch: PackedBatch, features?: Tensor) =>
-    // In an object: a step waits for a promise that it is given.
-    engine.step(() =>
-      engine.noGrad(() => ({ read: (features ? model.classify(features) : model.logits(batch)).read() })),
-    ).read;
+    engine.evaluate(() => (features ? model.classify(features) : model.logits(batch)));
 
   return {
     members: S,

@@ -137,8 +137,7 @@ async function summedNll<B>(model: LogPosterior<B>["model"], batches: readonly B
   let sum = 0;
   let terms = 0;
   for (const batch of batches) {
-    const { read } = engine.step(() => engine.noGrad(() => ({ read: model.loss(batch).nlls.read() })));
-    for (const nll of await read) {
+    for (const nll of await engine.evaluate(() => model.loss(batch).nlls)) {
       sum += nll;
       terms++;
     }

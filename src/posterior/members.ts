@@ -45,7 +45,7 @@ export function dropoutMembers(model: Classifier, { S, seed = 0, maxTokens = 819
           const packed = repeatBatch(batch, Math.min(most, S - first));
           // A mask is a function of key and element: the copies differ because their elements do.
           const keys = (site: number) => streamKey(seed, "members", index, first, site);
-          const { read } = engine.step(() => engine.noGrad(() => ({ read: model.logits(packed, keys).read() })));
+          const read = engine.evaluate(() => model.logits(packed, keys));
           read.catch(() => {}); // awaited below
           passes.push(read);
         }

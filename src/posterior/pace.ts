@@ -65,7 +65,7 @@ export function stepFor(
  */
 export async function headCurvature(model: ThetaClassifier, batch: PackedBatch): Promise<number> {
   const { engine } = model;
-  const { read } = engine.step(() => engine.noGrad(() => ({ read: model.features(batch).read() })));
-  const squares = (await read).reduce((sum, x) => sum + x * x, 0);
+  const features = await engine.evaluate(() => model.features(batch));
+  const squares = features.reduce((sum, x) => sum + x * x, 0);
   return 0.5 * (squares / batch.sequences + 1);
 }

@@ -19,10 +19,7 @@ export function rankOneMembers(model: RankOneModel): Posterior {
     async logits(batches, progress) {
       const members: Float32Array[][] = Array.from({ length: S }, () => []);
       for (const [index, batch] of batches.entries()) {
-        const { read } = model.engine.step(() =>
-          model.engine.noGrad(() => ({ read: model.memberLogits(batch).read() })),
-        );
-        const flat = await read; // [S·B, K]
+        const flat = await model.engine.evaluate(() => model.memberLogits(batch)); // [S·B, K]
         const size = flat.length / S;
         for (const [m, member] of members.entries()) member.push(flat.subarray(m * size, (m + 1) * size));
         progress?.((index + 1) / batches.length);

@@ -24,7 +24,7 @@ export async function featureCosine(
   const { engine, theta } = model;
   const { slices } = draws;
   if (slices.every(({ groups }) => groups[0] === "head")) return 1;
-  const vectors = () => engine.step(() => engine.noGrad(() => ({ read: model.features(batch).read() }))).read;
+  const vectors = () => engine.evaluate(() => model.features(batch));
   const own = await readSlices(theta, slices);
   const clean = await vectors();
   let sum = 0;

@@ -37,7 +37,7 @@ export async function logitsOfBatches(
   const parts: Float32Array[] = [];
   let reading: Promise<Float32Array> | undefined;
   for (const packed of batches) {
-    const { next } = engine.step(() => engine.noGrad(() => ({ next: model.logits(packed).read() })));
+    const next = engine.evaluate(() => model.logits(packed));
     next.catch(() => {}); // awaited below, a batch later
     if (reading) parts.push(await reading);
     onBatch?.(parts.length);

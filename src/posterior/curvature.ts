@@ -1,8 +1,8 @@
 /**
  * @file H, the curvature of the summed NLL over a block of θ, in three structures, and the Gaussian that each makes with
  * a prior: precision Λ = τI + sH, s the inverse of the likelihood's temperature (or τ·diag t + sH, for a prior that is no
- * isotropic Gaussian). All on the host in float64: what is held
- * here decides about log |Λ| and about square roots of nearly singular matrices. H is found once; τ and s come after it.
+ * isotropic Gaussian). All on the host in float64: what is held here decides about log |Λ| and about square roots of nearly
+ * singular matrices. H is found once; τ and s come after it.
  *   full       H itself; Λ = LLᵀ by Cholesky
  *   diagonal   its diagonal
  *   kronecker  A ⊗ G for a linear layer, A of its inputs, G of its outputs' gradients; by the eigenvectors of both,
@@ -10,8 +10,9 @@
  *              (Ritter, Botev and Barber, "A scalable Laplace approximation for neural networks", 2018).
  * A block's numbers stand as in θ: a layer's weight [out, in] row by row, then its bias [out].
  */
-import { CholeskyDecomposition, EigenvalueDecomposition, Matrix } from "ml-matrix";
+import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 import { InputError } from "../errors.ts";
+import { choleskyOf, largestOf, roundingOf, smallestEigenvalue, solveLower, solveUpper } from "./cholesky.ts";
 
 export type Structure = "full" | "diagonal" | "kronecker";
 
@@ -158,81 +159,6 @@ function expectSymmetric(H: Matrix, group: string): void {
   throw new InputError(
     `laplace: the curvature of ${group} is not symmetric: ${worst}. Take (H + Hᵀ)/2 if that is rounding.`,
   );
-}
-
-/** max |Sᵢⱼ|; NaN where one is. */
-function largestOf(S: Matrix): number {
-  let largest = 0;
-  for (let r = 0; r < S.rows; r++)
-    for (let c = 0; c < S.columns; c++) largest = Math.max(largest, Math.abs(S.get(r, c)));
-  return largest;
-}
-
-/** L with LLᵀ = S, or undefined where S is not positive definite by more than rounding. */
-function choleskyOf(S: Matrix): Matrix | undefined {
-  const decomposition = new CholeskyDecomposition(S);
-  if (!decomposition.isPositiveDefinite()) return undefined;
-  const L = decomposition.lowerTriangularMatrix;
-  let largest = 0;
-  let smallest = Number.POSITIVE_INFINITY;
-  for (let i = 0; i < S.rows; i++) {
-    largest = Math.max(largest, S.get(i, i));
-    smallest = Math.min(smallest, L.get(i, i) ** 2);
-  }
-  return smallest > roundingOf(S.rows, largest) ? L : undefined;
-}
-
-/** What is left of a 0 after sums of n numbers of this size. */
-const roundingOf = (n: number, largest: number): number => 4 * n * Number.EPSILON * largest;
-
-/** x ← L⁻¹x, where x is 0 before `from`. */
-function solveLower(L: Matrix, x: Float64Array, from = 0): Float64Array {
-  for (let r = from; r < x.length; r++) {
-    let sum = x[r]!;
-    for (let c = from; c < r; c++) sum -= L.get(r, c) * x[c]!;
-    x[r] = sum / L.get(r, r);
-  }
-  return x;
-}
-
-/** x ← L⁻ᵀx */
-function solveUpper(L: Matrix, x: Float64Array): Float64Array {
-  for (let r = x.length - 1; r >= 0; r--) {
-    const value = x[r]! / L.get(r, r);
-    x[r] = value;
-    for (let c = 0; c < r; c++) x[c] = x[c]! - L.get(r, c) * value;
-  }
-  return x;
-}
-
-/** Inverse iteration just below the spectrum: a few triangular solves, where all eigenvalues would take minutes. */
-function smallestEigenvalue(precision: Matrix): number {
-  const n = precision.rows;
-  const largest = largestOf(precision);
-  if (largest === 0) return 0;
-  // Of numbers near the smallest that there are, a share would be 0, and a shift by it none: so S has 1 as its largest.
-  const S = new Matrix(n, n);
-  for (let r = 0; r < n; r++) for (let c = 0; c < n; c++) S.set(r, c, precision.get(r, c) / largest);
-  // At n the shifted S is positive definite whatever S is (Gershgorin), so the search ends.
-  for (let shift = 1e-9 * n; ; shift *= 4) {
-    const L = choleskyOf(Matrix.add(S, Matrix.eye(n, n, shift)));
-    if (!L) continue;
-    let v: Float64Array = Float64Array.from({ length: n }, (_, i) => 1 + (i % 7) / 7);
-    let value = 0;
-    for (let round = 0; round < 60; round++) {
-      v = solveUpper(L, solveLower(L, v));
-      const norm = Math.hypot(...v);
-      v = v.map((x) => x / norm);
-      value = rayleigh(S, v);
-    }
-    return largest * value;
-  }
-}
-
-function rayleigh(S: Matrix, v: Float64Array): number {
-  let sum = 0;
-  for (let r = 0; r < v.length; r++) for (let c = 0; c < v.length; c++) sum += v[r]! * S.get(r, c) * v[c]!;
-  return sum;
 }
 
 // ---- diagonal

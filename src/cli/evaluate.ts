@@ -129,7 +129,6 @@ function ranked(
   logp: LogProbabilities,
   labels: ArrayLike<number>,
 ): Pick<Calibration, "eceInterval" | "eceFloor95" | "aurc"> {
-  // biome-ignore format: one line
   const top = topLabels(logp, labels);
   return { eceInterval: eceInterval(top), eceFloor95: eceFloor95(top.confidence), aurc: selective(top).aurc };
 }

@@ -167,10 +167,8 @@ async function train(
     writeRun(options.out, record);
   } else {
     const flags = optionRecord(options);
-    for (const note of resumeNotes(options.out, earlier, flags)) out.note(note);
+    for (const note of resumeNotes(options.out, earlier, flags, engine.gpu)) out.note(note);
     record = { ...earlier, options: flags, before, finished: false };
-    for (const note of checkMachine(earlier, newRecord(options, {}, folder, model, data.inputs, engine.gpu, before)))
-      out.note(note);
     await training.resume();
   }
   await training.run();
@@ -255,18 +253,6 @@ async function train(
 
 function trainableParameters(theta: Theta): number {
   return theta.layout.slices.reduce((sum, slice) => sum + (theta.isFrozen(slice) ? 0 : slice.size), 0);
-}
-
-/** Why a continuation may not be the uninterrupted run bit for bit. */
-function checkMachine(earlier: RunRecord, now: RunRecord): string[] {
-  const notes = [];
-  if (JSON.stringify(earlier.versions) !== JSON.stringify(now.versions)) {
-    notes.push("the run was begun with other versions of priorwork, Node or Dawn: it may not continue bit for bit");
-  }
-  if (JSON.stringify(earlier.kernels) !== JSON.stringify(now.kernels)) {
-    notes.push("the run was begun with other kernels: it may not continue bit for bit");
-  }
-  return notes;
 }
 
 function withoutPlace({ step: _, epoch: __, ...metrics }: Record<string, unknown>): EvaluateJson {

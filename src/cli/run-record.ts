@@ -174,14 +174,22 @@ export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunIn
   changed("--prior", inputs.prior?.file ?? "", prior, inputs.prior?.sha256);
 }
 
-/** What is to be said of a run that may go on (`checkResume`). */
-export function resumeNotes(run: string, earlier: RunRecord, flags: JsonObject): string[] {
+/** What is to be said of a run that may go on (`checkResume`): also why it may not be the uninterrupted run bit for bit. */
+export function resumeNotes(run: string, earlier: RunRecord, flags: JsonObject, gpu: Gpu): string[] {
   const differing = differingFlags(earlier.options, flags);
   // The only members that stay from attempt to attempt.
   const broken = flags.method === "ensemble" ? brokenLists(run) : [];
   return [
     ...(differing === undefined ? [] : [`other flags for what follows training: ${differing}`]),
     ...broken.map((path) => `${inert(path)}: not what priorwork writes: no member that it names is kept`),
+    ...[
+      ["versions of priorwork, Node or Dawn", earlier.versions, versions()] as const,
+      ["kernels", earlier.kernels, kernelChoices(gpu)] as const,
+    ].flatMap(([what, then, now]) =>
+      JSON.stringify(then) === JSON.stringify(now)
+        ? []
+        : [`the run was begun with other ${what}: it may not continue bit for bit`],
+    ),
   ];
 }
 

@@ -197,7 +197,16 @@ describe("the same bits", () => {
     });
     expect(stopped.code).toBe(130);
     expect(stopped.stderr).toMatch(/^interrupted after step 12 of 12: a checkpoint is in /m);
-    expect((await run(command("measured", "--select", "best", "--resume"))).code).toBe(0);
+    // Begun with another Dawn and other shaders, by its record.
+    const record = json(at("measured/run.json"));
+    const other = { versions: { ...record.versions, webgpu: "0.0.1" }, kernels: { ...record.kernels, shaders: "" } };
+    writeFileSync(at("measured/run.json"), JSON.stringify({ ...record, ...other }));
+    const resumed = await run(command("measured", "--select", "best", "--resume"));
+    expect(resumed.code).toBe(0);
+    for (const what of ["versions of priorwork, Node or Dawn", "kernels"])
+      expect(resumed.stderr).toContain(`note: the run was begun with other ${what}: it may not continue bit for bit`);
+    const { versions, kernels } = record;
+    writeFileSync(at("measured/run.json"), JSON.stringify({ ...json(at("measured/run.json")), versions, kernels }));
     expect(outcome("measured")).toEqual(outcome("whole"));
   });
 

@@ -10,6 +10,7 @@ import { logPosterior, type Prior, Trainer } from "../train/index.ts";
 import { fitOptions, priorOf } from "./classifier.ts";
 import type { ModeContext } from "./phase.ts";
 import type { LoadedClassifier } from "./source.ts";
+import { phaseDiverged } from "./training.ts";
 
 export interface ModeOptions {
   seed: number;
@@ -64,7 +65,7 @@ export async function anotherMode(context: ModeContext, mode: ModeOptions): Prom
   } catch (error) {
     // The error names a step, and a step of what is not to be guessed.
     if (error instanceof DivergedError) out.note(`what diverged is ${mode.what}, from seed ${mode.seed}`);
-    throw error;
+    throw phaseDiverged(error, mode.what, fitOptions(options));
   } finally {
     out.end();
     trainer?.dispose();

@@ -3,6 +3,8 @@
  * members whose objectives are perturbed (posterior/anchored.ts), beside the run's own θ, which stays the mode. A member
  * that is finished stays when the rest is interrupted.
  */
+
+import { inert } from "../data/text.ts";
 import {
   anchoredSlices,
   anchorNoise,
@@ -14,11 +16,9 @@ import {
 } from "../posterior/index.ts";
 import { logPosterior } from "../train/index.ts";
 import { anotherMode, type ModeOptions } from "./another-mode.ts";
-import { fitOptions } from "./classifier.ts";
 import type { EnsembleFlags } from "./method-options.ts";
 import type { PhaseContext } from "./phase.ts";
 import { PosteriorWriter } from "./posterior-folder.ts";
-import { phaseDiverged } from "./training.ts";
 import { lookAtDraws } from "./volume.ts";
 
 /** Trains the members that are not there yet and writes them. θ is the run's own all the while. */
@@ -27,6 +27,8 @@ export async function ensemblePhase(context: PhaseContext, { anchored }: Ensembl
   const { members, seed } = options;
   const slices = trainedSlices(model.theta);
   const writer = new PosteriorWriter(options.out, slices, { keep: "ensemble" });
+  for (const path of writer.broken)
+    out.note(`${inert(path)}: not what priorwork writes: no member that it names is kept`);
   if (writer.size > 0) out.note(`${writer.size} of ${members} members are there already`);
   if (anchored && writer.size < members) await lookAtAnchors(context, anchored);
   for (let s = writer.size; s < members; s++) {
@@ -34,14 +36,11 @@ export async function ensemblePhase(context: PhaseContext, { anchored }: Ensembl
       writer.add(await readSlices(model.theta, slices));
       continue;
     }
-    const what = `member ${s + 1} of ${members}`;
     const values = await anotherMode(context, {
       seed: seed + s,
-      what,
+      what: `member ${s + 1} of ${members}`,
       ifInterrupted: `${s} of ${members} members are kept. Run the same command with --resume to go on.`,
       ...(anchored ? { perturb: perturbation(anchored, seed, s) } : {}),
-    }).catch((error) => {
-      throw phaseDiverged(error, what, fitOptions(options));
     });
     writer.add(values);
   }

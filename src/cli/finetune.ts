@@ -167,7 +167,7 @@ async function train(
     writeRun(options.out, record);
   } else {
     const flags = optionRecord(options);
-    for (const note of resumeNotes(options.out, earlier, flags, engine.gpu)) out.note(note);
+    for (const note of resumeNotes(earlier, flags, engine.gpu)) out.note(note);
     record = { ...earlier, options: flags, before, finished: false };
     await training.resume();
   }

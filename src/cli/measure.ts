@@ -2,10 +2,9 @@
  * @file Predictions and metrics for the commands that need them: which members a run predicts with, progress while they
  * do, and the keys of `evaluate`'s JSON.
  */
-import { join } from "node:path";
 import { valueFor } from "../autograd/index.ts";
 import type { Example } from "../data/batches.ts";
-import { inert, quote } from "../data/text.ts";
+import { inert } from "../data/text.ts";
 import { InputError, InterruptedError } from "../errors.ts";
 import type { BertForSequenceClassification } from "../model/bert.ts";
 import {
@@ -19,10 +18,8 @@ import {
   rankOneMembers,
 } from "../posterior/index.ts";
 import type { Metrics } from "../train/index.ts";
-import { readGaussianRecord } from "./gaussian-folder.ts";
 import { DEFAULT_MEMBERS, MANY, MEMBERS, type RawFlags, textFlag } from "./options.ts";
 import type { Output } from "./output.ts";
-import { readPosterior } from "./posterior-folder.ts";
 import type { RunRecord } from "./run-folder.ts";
 import { storedPosterior } from "./stored-posterior.ts";
 import { type Precisions, precisionValue, refuse, wholeValue } from "./values.ts";
@@ -79,17 +76,6 @@ export function posteriorOf(
   return method === "dropout" && members > 1 ? dropoutMembers(model, { S: members, seed }) : pointEstimate(model);
 }
 
-/** InputError: what a run has in posterior/ is of another method than the run. */
-function checkMethod(path: string, method: string): void {
-  const members = readPosterior(path);
-  const kept = members ?? readGaussianRecord(path);
-  if (kept === undefined || kept.method === method) return;
-  const file = join(path, "posterior", members ? "posterior.json" : "gaussian.json");
-  throw new InputError(
-    `${inert(file)}: of method ${quote(kept.method, 100)} (run.json says ${inert(method)}). Restore the folder, or train again with --overwrite.`,
-  );
-}
-
 /**
  * How a folder predicts: as its run.json says, one member where there is none. InputError: more members than it has, none
  * where its method keeps some, or another method's.
@@ -100,8 +86,7 @@ export async function posteriorOfRun(
   asked: number | undefined,
 ): Promise<Posterior> {
   const method = typeof run?.options.method === "string" ? run.options.method : "map";
-  if (run !== undefined) checkMethod(path, method);
-  const stored = await storedPosterior(path, model, { members: asked });
+  const stored = await storedPosterior(path, model, { members: asked, method: run && method });
   if (stored) return stored;
   if (KEEPS_MEMBERS.includes(method)) {
     throw new InputError(

@@ -21,7 +21,7 @@ const LIMITS: readonly string[] = ["--laplace-memory"];
 const DRAWN: readonly unknown[] = ["sgld", "sghmc", "swag", "laplace"];
 
 /** A record's options without those that are read only once θ is trained, and of which nothing is kept before all is done. */
-export function trainingOptions(record: Record<string, unknown>): Record<string, unknown> {
+export function withoutDraws(record: Record<string, unknown>): Record<string, unknown> {
   const drawn = ["sampler", "swag", "laplace", "sweep", ...(DRAWN.includes(record.method) ? ["members"] : [])];
   return Object.fromEntries(Object.entries(record).filter(([key]) => !drawn.includes(key)));
 }

@@ -18,6 +18,7 @@ import {
   precisionText,
   precisionValue,
   refuse,
+  SHORTEST_TEXT,
   wholeValue,
 } from "./values.ts";
 
@@ -149,8 +150,8 @@ export function columnOptions(raw: RawFlags): ColumnOptions {
 export function lengthOptions(raw: RawFlags): LengthOptions {
   const text = textFlag(raw, "maxLength");
   return {
-    // [CLS], a word piece, [SEP]
-    maxLength: text === undefined ? undefined : wholeValue("--max-length", text, { min: 3, example: "128" }),
+    maxLength:
+      text === undefined ? undefined : wholeValue("--max-length", text, { min: SHORTEST_TEXT, example: "128" }),
     onLong: choiceValue("--on-long", textFlag(raw, "onLong") ?? "truncate", ["truncate", "refuse"]),
   };
 }

@@ -51,10 +51,13 @@ export class PosteriorWriter {
   readonly #slices: readonly Slice[];
   readonly #members: MemberFile[] = [];
   readonly #method: string | undefined;
+  /** Paths of what should list an earlier attempt's members and is not what is written here. */
+  readonly broken: string[] = [];
 
   /**
-   * Removes what an earlier attempt has left, and nothing else. `slices`: what a member covers. `keep`: the method whose members, where each
-   * is costly and does not depend on those before it, stay as far as they are whole; `size` says how many do.
+   * Removes what an earlier attempt has left, and nothing else. `slices`: what a member covers. `keep`: the method whose
+   * members, where each is costly and does not depend on those before it, stay as far as they are whole; `size` says how many
+   * do, `broken` which lists of them could not be read.
    */
   constructor(run: string, slices: readonly Slice[], { keep }: { keep?: string } = {}) {
     this.#folder = join(run, FOLDER);
@@ -120,7 +123,8 @@ export class PosteriorWriter {
       const path = join(this.#folder, name);
       if (!fileExists(path)) continue;
       const record = wholeRecordAt(path);
-      if (record === undefined || record.method !== method || String(record.covers) !== String(this.#covers)) continue;
+      if (record === undefined) this.broken.push(path);
+      if (record?.method !== method || String(record.covers) !== String(this.#covers)) continue;
       const broken = record.members.findIndex(({ file, sha256 }, s) => {
         const member = join(this.#folder, file);
         return file !== memberFile(s) || !fileExists(member) || sha256File(member) !== sha256;
@@ -129,13 +133,6 @@ export class PosteriorWriter {
     }
     return [];
   }
-}
-
-/** Where a run's members are listed by what is no list of ours, so that `keep` finds none of those. */
-export function brokenLists(run: string): string[] {
-  return [JOURNAL, MANIFEST]
-    .map((name) => join(run, FOLDER, name))
-    .filter((path) => fileExists(path) && wholeRecordAt(path) === undefined);
 }
 
 function memberFile(s: number): string {

@@ -3,7 +3,7 @@
  * what its precisions are multiplied by, and the precisions of what it does not cover, are `--prior-precision`'s.
  */
 import type { Method } from "./options.ts";
-import { refuse } from "./values.ts";
+import { isNumber, refuse } from "./values.ts";
 
 export type PriorChoice =
   | { family: "gaussian" }
@@ -25,7 +25,7 @@ export function priorChoice(text: string | undefined): PriorChoice {
 }
 
 function degreesOfFreedom(text: string, nu: string): number {
-  const plain = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(nu);
+  const plain = isNumber(nu);
   const value = Number(nu);
   if (plain && value > 0 && value <= MOST) return value;
   const what = `ν is ${plain ? "out of range" : "not a number"} (expected a number > 0 and ≤ ${MOST})`;

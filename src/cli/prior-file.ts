@@ -21,6 +21,7 @@ import {
   type Prior,
 } from "../train/index.ts";
 import type { PriorSubject } from "../train/prior.ts";
+import { isHash } from "./posterior-folder.ts";
 
 /** What a prior says of itself. */
 export interface PriorFacts {
@@ -126,9 +127,8 @@ function factsOf(file: SafetensorsFile, path: string): PriorFacts {
   const whole = (x: unknown) => Number.isSafeInteger(x) && (x as number) >= 0;
   const above = (x: unknown) => Number.isFinite(x) && (x as number) > 0;
   const numbers = [rank, terms, batches, seed].every(whole) && [N, damping].every(above);
-  const hash = (x: unknown) => typeof x === "string" && /^[0-9a-f]{64}$/.test(x);
-  const texts = isObject(from) && typeof from.file === "string" && hash(from.sha256) && whole(from.size);
-  if (!numbers || !hash(model) || typeof source !== "string" || !texts) {
+  const texts = isObject(from) && typeof from.file === "string" && isHash(from.sha256) && whole(from.size);
+  if (!numbers || !isHash(model) || typeof source !== "string" || !texts) {
     throw new InputError(`--prior ${inert(path)}: its metadata lack what a prior says of itself (rank, model, source, N > 0, damping > 0, text). ${AGAIN}`); // biome-ignore format: one sentence
   }
   const { file: name, sha256, size } = from as unknown as PriorFacts["text"];

@@ -10,6 +10,7 @@ import { isObject, type JsonObject, parseJson } from "../data/json.ts";
 import { inert, quote } from "../data/text.ts";
 import { InputError } from "../errors.ts";
 import type { AdapterReport } from "../gpu/index.ts";
+import { SHORTEST_TEXT } from "./values.ts";
 import type { Versions } from "./version.ts";
 
 /** A table as a run remembers it: enough to know it again. */
@@ -182,9 +183,6 @@ export function readRun(folder: string): RunRecord | undefined {
   return record as unknown as RunRecord;
 }
 
-/** [CLS], a word piece, [SEP] */
-const SHORTEST = 3;
-
 /** The first field of run.json that is not of its kind: what is read again here must not surprise anyone later. */
 function wrongField(record: JsonObject): string | undefined {
   const whole = (x: unknown) => Number.isSafeInteger(x) && Number(x) >= 0;
@@ -205,7 +203,7 @@ function wrongField(record: JsonObject): string | undefined {
       text(x.weights) &&
       words(x.labels) &&
       whole(x.maxLength) &&
-      Number(x.maxLength) >= SHORTEST,
+      Number(x.maxLength) >= SHORTEST_TEXT,
     lineage: (x) => Array.isArray(x) && x.every(isObject),
     before: (x) => x === null || isObject(x),
     steps: whole,

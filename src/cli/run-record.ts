@@ -14,10 +14,9 @@ import type { BertForSequenceClassification } from "../model/bert.ts";
 import { modelCard } from "./card.ts";
 import type { EvaluateJson } from "./measure.ts";
 import { classifierConfig, isPlain, writeModelFolder } from "./model-folder.ts";
-import { differingFlags, trainingOptions } from "./option-record.ts";
+import { differingFlags, withoutDraws } from "./option-record.ts";
 import type { FinetuneOptions } from "./options.ts";
 import { adapterText } from "./output.ts";
-import { brokenLists } from "./posterior-folder.ts";
 import { objectiveFormula } from "./prior-choice.ts";
 import type { PriorRecord } from "./prior-file.ts";
 import { type DataRecord, type RunRecord, type Stage, writeRun } from "./run-folder.ts";
@@ -155,7 +154,7 @@ export function takeUpChoices(gpu: Gpu, earlier: RunRecord): string[] {
 export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunInputs): void {
   const differing = earlier.finished
     ? differingFlags(earlier.options, flags)
-    : differingFlags(trainingOptions(earlier.options), trainingOptions(flags));
+    : differingFlags(withoutDraws(earlier.options), withoutDraws(flags));
   if (differing !== undefined) {
     throw new InputError(
       `--resume: the flags are not those of the run (${differing}). Give the same flags, or start anew with --overwrite.`,
@@ -175,22 +174,16 @@ export function checkResume(earlier: RunRecord, flags: JsonObject, inputs: RunIn
 }
 
 /** What is to be said of a run that may go on (`checkResume`): also why it may not be the uninterrupted run bit for bit. */
-export function resumeNotes(run: string, earlier: RunRecord, flags: JsonObject, gpu: Gpu): string[] {
+export function resumeNotes(earlier: RunRecord, flags: JsonObject, gpu: Gpu): string[] {
   const differing = differingFlags(earlier.options, flags);
-  // The only members that stay from attempt to attempt.
-  const broken = flags.method === "ensemble" ? brokenLists(run) : [];
-  return [
-    ...(differing === undefined ? [] : [`other flags for what follows training: ${differing}`]),
-    ...broken.map((path) => `${inert(path)}: not what priorwork writes: no member that it names is kept`),
-    ...[
-      ["versions of priorwork, Node or Dawn", earlier.versions, versions()] as const,
-      ["kernels", earlier.kernels, kernelChoices(gpu)] as const,
-    ].flatMap(([what, then, now]) =>
-      JSON.stringify(then) === JSON.stringify(now)
-        ? []
-        : [`the run was begun with other ${what}: it may not continue bit for bit`],
-    ),
-  ];
+  const notes = differing === undefined ? [] : [`other flags for what follows training: ${differing}`];
+  const compare = (what: string, then: unknown, now: unknown) => {
+    if (JSON.stringify(then) === JSON.stringify(now)) return;
+    notes.push(`the run was begun with other ${what}: it may not continue bit for bit`);
+  };
+  compare("versions of priorwork, Node or Dawn", earlier.versions, versions());
+  compare("kernels", earlier.kernels, kernelChoices(gpu));
+  return notes;
 }
 
 /** Writes everything that a finished run has besides its checkpoints; run.json, which says "finished", last. */

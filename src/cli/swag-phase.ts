@@ -73,15 +73,12 @@ export async function swagPhase(context: PhaseContext, flags: SwagFlags): Promis
       })
       .finally(() => out.end());
   };
-  const train = (what: string, seed: number) =>
-    anotherMode(context, { seed, what, ifInterrupted: RESUME }).catch((error) => {
-      throw phaseDiverged(error, what, path);
-    });
   try {
     for (let mode = 0; mode < modes; mode++) {
       const name = modes === 1 ? "SWAG" : `SWAG ${mode + 1} of ${modes}`;
       if (mode > 0) {
-        writeSlices(theta, slices, await train(`training mode ${mode + 1} of ${modes}`, seed + mode));
+        const what = `training mode ${mode + 1} of ${modes}`;
+        writeSlices(theta, slices, await anotherMode(context, { seed: seed + mode, what, ifInterrupted: RESUME }));
       }
       const gaussian = kept?.swag ?? (await walk(name, seed + mode));
       if (kept) kept.swag = gaussian;

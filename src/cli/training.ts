@@ -259,15 +259,15 @@ function rateFlags({ optimizer }: Pick<FitOptions, "optimizer">): string {
 }
 
 /** The facts of a step that is not finite, and behind them what became of the weights and what to do. */
-function withAdvice({ message, step, operation }: DivergedError, advice: string): DivergedError {
-  return new DivergedError(`${message} ${advice}`, step, operation);
+function withAdvice({ message, step, operation }: DivergedError, advice: string, before = ""): DivergedError {
+  return new DivergedError(`${before}${message} ${advice}`, step, operation);
 }
 
 /** The same for a posterior phase, which trains `what` at the rates of `fit`. Any other error is given back as it is. */
 export function phaseDiverged(error: unknown, what: string, fit: Pick<FitOptions, "optimizer">): unknown {
   if (!(error instanceof DivergedError)) return error;
   const advice = `The step is counted from the start of ${what}. The run's mode is unchanged. Start anew with a lower ${rateFlags(fit)}, or with --clip 1.`;
-  return withAdvice(new DivergedError(`${what}: ${error.message}`, error.step, error.operation), advice);
+  return withAdvice(error, advice, `${what}: `);
 }
 
 function bestIsGone(root: string): string {

@@ -12,6 +12,9 @@ export function refuse(flag: string, value: string, what: string, advice: string
   throw new InputError(`${flag} ${shown}: ${what}. ${advice}`);
 }
 
+/** Word pieces of the shortest text: [CLS], one of its own, [SEP]. */
+export const SHORTEST_TEXT = 3;
+
 interface Range {
   /** The smallest value allowed. */
   min?: number;
@@ -30,10 +33,13 @@ function rangeText({ min, above, max, below }: Range): string {
   return parts.join(" and ");
 }
 
-/** A finite number in a range, written as people and programs write numbers (no hexadecimal, no spaces). */
+/** Whether a text is a number as people and programs write them (no hexadecimal, no spaces). */
+export const isNumber = (text: string): boolean => /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text);
+
+/** A finite number in a range, as `isNumber` says. */
 export function numberValue(flag: string, text: string, range: Range): number {
   const wanted = `a number ${rangeText(range)}`;
-  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) {
+  if (!isNumber(text)) {
     refuse(flag, text, `not a number (expected ${wanted})`, `Give, say, ${flag} ${range.example}.`);
   }
   const value = Number(text);
@@ -124,7 +130,7 @@ function precisionOf(flag: string, group: string, value: string): number {
   if (value === "evidence") {
     refuse(flag, shown, "learning the precision from the evidence is not yet in this version", "Give a number.");
   }
-  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value)) {
+  if (!isNumber(value)) {
     refuse(flag, shown, "not a precision (expected a number ≥ 0, or inf)", `Give, say, ${flag} ${group}=300.`);
   }
   const precision = Number(value);

@@ -63,8 +63,8 @@ export class LastLayerCurvature {
   }
 
   add(seen: Activations): void {
-    for (let row = 0; row < seen.n; row++)
-      addExample(this.#structure, this.#H, this.#A, { ...seen, shape: this.#shape }, row);
+    const shaped = { ...seen, shape: this.#shape };
+    for (let row = 0; row < seen.n; row++) addExample(this.#structure, this.#H, this.#A, shaped, row);
     this.#examples += seen.n;
   }
 

@@ -13,16 +13,14 @@
  */
 import { type Example, type PackedBatch, packBatches } from "../data/batches.ts";
 import { InputError } from "../errors.ts";
+import { EVALUATION_BATCH } from "../train/evaluate.ts";
 import type { LogPosterior } from "../train/objective.ts";
 import { type BlockGaussian, type LayerShape, parametersOf, placeOf, width } from "./curvature.ts";
 import { readSlices, writeSlices } from "./draws.ts";
 import { type Evidence, logEvidence, maximiseEvidence } from "./evidence.ts";
 import { expectLayer, LastLayerCurvature } from "./ggn-last.ts";
-import { type LogitModel, readLastLayer, slicesOf } from "./layers.ts";
+import { type LastLayer, type LogitModel, readLastLayer, slicesOf } from "./layers.ts";
 import { expectRoom } from "./room.ts";
-
-/** Sequences that go through the encoder at once. */
-const BATCH = 32;
 
 /** Newton steps at one τ, of which a handful do. */
 const STEPS = 100;
@@ -64,8 +62,8 @@ export async function learnHeadPrecision(
   { start = 1, rounds: most = 100, maxBytes, progress }: HeadEvidenceOptions = {},
 ): Promise<HeadEvidence> {
   const inputs: Float32Array[] = [];
-  let last: Awaited<ReturnType<typeof readLastLayer>> | undefined;
-  for (const [done, batch] of packBatches(data, BATCH).entries()) {
+  let last: LastLayer | undefined;
+  for (const [done, batch] of packBatches(data, EVALUATION_BATCH).entries()) {
     last = await readLastLayer(model, batch);
     if (last.jacobian) throw new InputError("head precision: the last layer's outputs are not the logits. Give a number."); // biome-ignore format: one sentence
     inputs.push(last.input);
@@ -106,6 +104,8 @@ class Contrasts {
   readonly shape: LayerShape;
   /** Q without its last row, [K − 1, K] */
   readonly rows: readonly Float64Array[];
+  /** ∂ logit k / ∂ contrast o = Q[o, k], of each example of a batch: K arrays [batch, K − 1]. */
+  readonly jacobian: Float32Array[];
 
   constructor(full: LayerShape) {
     const K = full.outputs;
@@ -115,6 +115,9 @@ class Contrasts {
       { length: K - 1 },
       (_, o) =>
       Float64Array.from({ length: K }, (_, k) => (k > o + 1 ? 0 : (k <= o ? 1 : -(o + 1)) / Math.sqrt((o + 1) * (o + 2)))), // biome-ignore format: one row
+    );
+    this.jacobian = Array.from({ length: K }, (_, k) =>
+      Float32Array.from({ length: EVALUATION_BATCH * (K - 1) }, (_, j) => this.rows[j % (K - 1)]![k]!),
     );
   }
 
@@ -233,14 +236,10 @@ function likelihood({ contrasts: { full, shape, rows }, inputs, labels }: Head, 
 }
 
 /** H in the contrasts. */
-function curvatureOf({ contrasts: { full, shape, rows }, inputs }: Head, logits: readonly Float32Array[]) {
+function curvatureOf({ contrasts: { full, shape, jacobian }, inputs }: Head, logits: readonly Float32Array[]) {
   const H = new LastLayerCurvature("full", shape);
   for (const [b, input] of inputs.entries()) {
     const n = input.length / shape.inputs;
-    // ∂ logit k / ∂ contrast o = Q[o, k], of every example.
-    const jacobian = Array.from({ length: full.outputs }, (_, k) =>
-      Float32Array.from({ length: n * shape.outputs }, (_, j) => rows[j % shape.outputs]![k]!),
-    );
     H.add({ n, K: full.outputs, input, logits: logits[b]!, jacobian });
   }
   return H.curvature();

@@ -173,7 +173,7 @@ export async function swag<B = PackedBatch>(
       ...(warn ? { warn } : {}),
     });
     for await (const { step } of trainer.run()) {
-      progress?.(Math.min(1, step / steps));
+      progress?.(step / steps);
       if (!due(step)) continue;
       found.collect(() => trainer?.visited());
       if (step === steps) stop.abort();

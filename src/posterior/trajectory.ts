@@ -8,8 +8,8 @@ import type { Example, PackedBatch } from "../data/batches.ts";
 import { DivergedError, InputError } from "../errors.ts";
 import { streamKey } from "../random.ts";
 import { Trainer } from "../train/fit.ts";
-import { type FrozenFeatures, frozenFeatures } from "../train/frozen.ts";
-import type { Likelihood, LogPosterior } from "../train/objective.ts";
+import { type FrozenLikelihood, frozenFeatures } from "../train/frozen.ts";
+import type { LogPosterior } from "../train/objective.ts";
 import type { Optimizer } from "../train/optimizers.ts";
 import { expectGroups } from "../train/prior.ts";
 import { epochsOf, type Source, whole } from "../train/source.ts";
@@ -84,14 +84,12 @@ export async function* trajectory<B = PackedBatch>(
   const frozen = new Set(theta.layout.slices.filter((slice) => theta.isFrozen(slice)));
   const start = await readSlices(theta, slices);
   const mean = await readSlices(theta, slices, prior.mu);
-  let features: FrozenFeatures | undefined;
+  let features: FrozenLikelihood<B> | undefined;
   try {
     theta.freeze((slice) => !slices.includes(slice));
     // What is at rest is at rest in all chains: one pass of the encoder over the data serves them.
-    features = frozenFeatures(model, data);
-    // What a batch is stays between the source and the likelihood.
-    const shared = features as unknown as (Likelihood<B> & Source<B>) | undefined;
-    const objective = shared ? { ...target, model: shared } : target;
+    features = frozenFeatures<B>(model, data);
+    const objective = features ? { ...target, model: features } : target;
     const wantedBy = (chain: number) => (step: number) => samples?.(step, chain) ?? true;
     const lengths = shares.map((share, chain) => stepsFor(burnIn + thin * share, wantedBy(chain)));
     const all = lengths.reduce((sum, length) => sum + length, 0);
@@ -109,7 +107,7 @@ export async function* trajectory<B = PackedBatch>(
         if (counted === burnIn) after = step;
         if (counted > burnIn && (counted - burnIn) % thin === 0) due.add(step);
       }
-      const trainer = new Trainer<B>(objective, shared ?? data, {
+      const trainer = new Trainer<B>(objective, features ?? data, {
         optimizer: sampler(own),
         epochs: epochsOf(length, data.length, batch),
         batch,

@@ -12,11 +12,11 @@ import { captureState, restoreState, type StateParts, type TrainState } from "./
 import { divergedError, firstBadOperation } from "./diverged.ts";
 import { RunFacts } from "./facts.ts";
 import { checkFit, type FitOptions, type StepReport, warnOfTwoPriors } from "./fit-options.ts";
-import { type FrozenFeatures, frozenFeatures } from "./frozen.ts";
+import { type FrozenLikelihood, frozenFeatures } from "./frozen.ts";
 import { LiveParameters } from "./live.ts";
 import { LossScaling } from "./lossscale.ts";
 import { Mixing } from "./mixout.ts";
-import { combineTerms, type Likelihood, type LogPosterior, type Stretch, stretchesOf } from "./objective.ts";
+import { combineTerms, type LogPosterior, type Stretch, stretchesOf } from "./objective.ts";
 import type { UpdateContext } from "./optimizers.ts";
 import { PriorShares } from "./prior-share.ts";
 import { schedule } from "./schedule.ts";
@@ -50,7 +50,7 @@ export class Trainer<B = PackedBatch> {
   /** The same as the kernels see them: a density's part is in the gradient already, so there the prior is flat. */
   readonly #kernelStretches: readonly Stretch[];
   /** Where only a head learns, steps are taken on the head alone, and its vectors are these. */
-  readonly #features: FrozenFeatures | undefined;
+  readonly #features: FrozenLikelihood<B> | undefined;
   readonly #plan: Plan;
   readonly #factor: (step: number) => number;
   readonly #status: NdArray;
@@ -79,9 +79,8 @@ export class Trainer<B = PackedBatch> {
     const { model, prior, N } = target;
     this.target = target;
     this.options = options;
-    this.#features = frozenFeatures(model, data);
-    // What a batch is stays between the source and the likelihood.
-    const features = this.#features as unknown as (Likelihood<B> & Source<B>) | undefined;
+    const features = frozenFeatures<B>(model, data);
+    this.#features = features;
     const objective = features ? { ...target, model: features } : target;
     const source =
       features ?? (Array.isArray(data) ? (exampleSource(data) as Source<unknown> as Source<B>) : (data as Source<B>));
@@ -164,7 +163,7 @@ export class Trainer<B = PackedBatch> {
 
   /** What of θ the steps of this `run` have visited; the rest is where it was when it began. Inside a scope. */
   visited(): Live | undefined {
-    return this.#live?.sofar();
+    return this.#live?.soFar();
   }
 
   /** Everything that a bit-exact continuation needs. Not while a step is in flight: see `settle`. */

@@ -107,18 +107,22 @@ export class FrozenFeatures implements Likelihood<FeatureBatch>, Source<FeatureB
   }
 }
 
+/** A likelihood and the source of its batches; dispose of it. */
+export type FrozenLikelihood<B> = Likelihood<B> & Source<B> & Pick<FrozenFeatures, "dispose">;
+
 /**
  * `data` as vectors, where that is the same thing: examples of a classifier of which nothing but the head learns, if the
- * device holds all their vectors in one buffer.
+ * device holds all their vectors in one buffer. What a batch is stays between the likelihood and the source that it is.
  */
-export function frozenFeatures(model: object, data: unknown): FrozenFeatures | undefined {
+export function frozenFeatures<B>(model: object, data: unknown): FrozenLikelihood<B> | undefined {
   if (!(model instanceof BertForSequenceClassification) || !Array.isArray(data)) return undefined;
   if (data.some((example: Example) => example.label === undefined)) return undefined;
   const { theta } = model;
   const learns = (group: string | undefined) =>
     group === "head" || (group === MEMBERS_GROUP && model.rankOne?.layers !== "all");
   if (!theta.layout.slices.every((slice) => learns(slice.groups[0]) || theta.isFrozen(slice))) return undefined;
-  return featuresFit(model, data.length) ? new FrozenFeatures(model, data as Example[]) : undefined;
+  if (!featuresFit(model, data.length)) return undefined;
+  return new FrozenFeatures(model, data as Example[]) as unknown as FrozenLikelihood<B>;
 }
 
 /** Whether the device holds the vectors of n examples in one buffer. */

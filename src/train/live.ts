@@ -56,11 +56,11 @@ export class LiveParameters {
       if (rows) for (const row of rows) this.#addRow(slice, row);
       else this.#chunks.add(slice.offset, slice.offset + slice.size);
     }
-    return this.sofar();
+    return this.soFar();
   }
 
   /** What the steps have visited; the rest is where it was. Inside a scope. */
-  sofar(): Live {
+  soFar(): Live {
     return this.#chunks.upload(this.#theta.engine.gpu);
   }
 

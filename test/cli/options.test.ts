@@ -1,6 +1,6 @@
 /** @file Flags to options: every default, every sentence of refusal, every contradiction. No model, no device. */
 import { describe, expect, test } from "vitest";
-import { differingFlags, optionRecord, trainingOptions } from "../../src/cli/option-record.ts";
+import { differingFlags, optionRecord, withoutDraws } from "../../src/cli/option-record.ts";
 import { finetuneOptions, MANY, optionWarnings, type RawFlags } from "../../src/cli/options.ts";
 import { precisionText } from "../../src/cli/values.ts";
 import { InputError } from "../../src/errors.ts";
@@ -233,7 +233,7 @@ describe("the same flags to resume", () => {
   });
   test("what only draws after training read is no option of training; what members are trained with is", () => {
     const same = (method: string, one: RawFlags, other: RawFlags) =>
-      differingFlags(trainingOptions(record({ method, ...one })), trainingOptions(record({ method, ...other })));
+      differingFlags(withoutDraws(record({ method, ...one })), withoutDraws(record({ method, ...other })));
     expect(same("sgld", { thin: "3" }, { members: "4", sample: "layer.1", temperatureSweep: "2" })).toBeUndefined();
     expect(same("laplace", {}, { predictive: "probit", temperature: "2" })).toBeUndefined();
     expect(same("swag", { modes: "2" }, { points: "9", members: "7" })).toBeUndefined();

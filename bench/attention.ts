@@ -41,6 +41,7 @@ export function cases(gpu: Gpu): BenchCase[] {
   const families: AttentionFamily[] = [
     ...(lanes === 4 ? (["unrolled"] as const) : []),
     ...(lanes === 4 || lanes === 8 ? (["subgroup"] as const) : []),
+    "tiled",
     "plain",
   ];
   return SHAPES.flatMap(([heads, d, lengths]) => {

@@ -7,7 +7,7 @@
 // Tiles stand as in storage, and whatever runs along k or across it is loaded by rows or by columns: no transposing pass.
 // A subgroup owns SM × SN of C as RM × RN fragments of the unit's own size. Fragments have no elements that a thread may
 // touch, so the epilogue goes through workgroup memory, a row of fragments at a time.
-// Loads are 4-vectors: K is a multiple of 4 (NN, NT), N (NN, TN), M (TN). What lies beyond an edge is loaded as 0 and not stored.
+// Loads are 4-vectors: K is a multiple of 4 (NN, NT), N (NN, TN), M (TN).
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -58,6 +58,11 @@ const LIMIT = 0xffffffffu;     // a constant bound lets the compiler prove the l
 @group(0) @binding(3) var<storage, read> bias: array<f32>;      // [N]
 @group(0) @binding(4) var<storage, read> residual: array<f32>;  // [M, N]
 @group(0) @binding(5) var<storage, read_write> u: array<f32>;   // [M, N], before the activation
+// The same where N is a multiple of 4: a thread's four numbers are one store.
+@group(0) @binding(2) var<storage, read_write> c4: array<vec4f>;      // [G, M, N / 4]
+@group(0) @binding(3) var<storage, read> bias4: array<vec4f>;         // [N / 4]
+@group(0) @binding(4) var<storage, read> residual4: array<vec4f>;     // [M, N / 4]
+@group(0) @binding(5) var<storage, read_write> u4: array<vec4f>;      // [M, N / 4]
 
 var<workgroup> sa: array<vec4h, max(BM * LK, BK * LM)>;  // [row][k / 4], TN: [k][row / 4]
 var<workgroup> sb: array<vec4h, max(BK * LN, BN * LK)>;  // [k][column / 4], NT: [column][k / 4]
@@ -105,29 +110,40 @@ fn activate(x: vec4f) -> vec4f {
   }
 }
 
-fn biased(col: u32, x: vec4f) -> vec4f {
+// C at `at` = (row, column) and the three columns after it = activation(x) + residual.
+fn store4(batch: u32, at: vec2u, x: vec4f) {
+  let to = (batch * p.cBatch + at.x * p.n + at.y) / 4u;
+  var v = activate(x);
+  if (RESIDUAL) { v += residual4[to]; }
+  if (ACCUMULATE) { v += c4[to]; }
+  c4[to] = v;
+}
+fn biased4(at: vec2u, x: vec4f) -> vec4f {
   if (!BIAS) { return x; }
-  let last = p.n - 1u;
-  return x + vec4f(bias[col], bias[min(col + 1u, last)], bias[min(col + 2u, last)], bias[min(col + 3u, last)]);
+  return x + bias4[at.y / 4u];
 }
 
-// C at (row, col … col + 3) = activation(x) + residual, of those columns that exist.
-fn store(batch: u32, row: u32, col: u32, x: vec4f) {
+// Likewise where N is no multiple of 4, of those columns that exist.
+fn store_ragged(batch: u32, at: vec2u, x: vec4f) {
   let y = activate(x);
-  let at = batch * p.cBatch + row * p.n + col;
-  let columns = min(p.n - col, 4u);
+  let to = batch * p.cBatch + at.x * p.n + at.y;
+  let columns = min(p.n - at.y, 4u);
   for (var j = 0u; j < LIMIT; j++) {
     if (j >= columns) { break; }
     var v = y[j];
-    if (RESIDUAL) { v += residual[at + j]; }
-    if (ACCUMULATE) { v += c[at + j]; }
-    c[at + j] = v;
+    if (RESIDUAL) { v += residual[to + j]; }
+    if (ACCUMULATE) { v += c[to + j]; }
+    c[to + j] = v;
   }
 }
-
-fn keep(row: u32, col: u32, x: vec4f) {
-  let columns = min(p.n - col, 4u);
-  for (var j = 0u; j < LIMIT; j++) { if (j >= columns) { break; } u[row * p.n + col + j] = x[j]; }
+fn keep_ragged(at: vec2u, x: vec4f) {
+  let columns = min(p.n - at.y, 4u);
+  for (var j = 0u; j < LIMIT; j++) { if (j >= columns) { break; } u[at.x * p.n + at.y + j] = x[j]; }
+}
+fn biased_ragged(at: vec2u, x: vec4f) -> vec4f {
+  if (!BIAS) { return x; }
+  let col = min(vec4u(at.y) + vec4u(0u, 1u, 2u, 3u), vec4u(p.n - 1u));
+  return x + vec4f(bias[col.x], bias[col.y], bias[col.z], bias[col.w]);
 }
 
 // Where 4-vector e of a tile stands: its line (a row or column where the array runs along k, else a k) and its place there.
@@ -136,14 +152,16 @@ fn vector_of(e: u32, across: u32, along_k: bool) -> vec2u {
   return vec2u(e / vectors, e % vectors);
 }
 
-// 4-vector e of A's tile at k = BK·step; 0 beyond the edge.
+// 4-vector e of A's tile at k = BK·step: 0 beyond the edge along k; across it what stands at the edge again, for products that
+// are not stored. The loads themselves are unconditional, so that all of them are on their way at once.
 fn a_vector(w: vec3u, e: u32, step: u32) -> vec4f {
   let at = vector_of(e, BM, A_ALONG_K);
   let first = vec2u(select(step * BK, w.y * BM, A_ALONG_K), select(w.y * BM, step * BK, A_ALONG_K) / 4u);
   let extent = vec2u(select(p.k, p.m, A_ALONG_K), select(p.m, p.k, A_ALONG_K) / 4u);
   let line = first + at;
-  if (any(line >= extent)) { return vec4f(0.0); }
-  return a4[w.z * (p.aBatch / 4u) + line.x * extent.y + line.y];
+  let there = min(line, extent - 1u);
+  let v = a4[w.z * (p.aBatch / 4u) + there.x * extent.y + there.y];
+  return select(v, vec4f(0.0), select(line.x >= extent.x, line.y >= extent.y, A_ALONG_K));
 }
 
 fn b_vector(w: vec3u, e: u32, step: u32) -> vec4f {
@@ -151,8 +169,9 @@ fn b_vector(w: vec3u, e: u32, step: u32) -> vec4f {
   let first = vec2u(select(step * BK, w.x * BN, B_ALONG_K), select(w.x * BN, step * BK, B_ALONG_K) / 4u);
   let extent = vec2u(select(p.k, p.n, B_ALONG_K), select(p.n, p.k, B_ALONG_K) / 4u);
   let line = first + at;
-  if (any(line >= extent)) { return vec4f(0.0); }
-  return b4[w.z * (p.bBatch / 4u) + line.x * extent.y + line.y];
+  let there = min(line, extent - 1u);
+  let v = b4[w.z * (p.bBatch / 4u) + there.x * extent.y + there.y];
+  return select(v, vec4f(0.0), select(line.x >= extent.x, line.y >= extent.y, B_ALONG_K));
 }
 
 // The sums of subgroup g.
@@ -211,27 +230,48 @@ fn cell_of(w: vec3u, i: u32, e: u32) -> vec2u {
   return vec2u(w.y * BM + line / FM * SM + i * FM + line % FM, w.x * BN + e % (BN / 4u) * 4u);
 }
 
+fn in_c(at: vec2u) -> bool { return at.x < p.m && at.y < p.n; }
+fn laid_out(e: u32) -> vec4f { return sc[e / (BN / 4u) * LC + e % (BN / 4u)]; }
+// WM·FM·BN / 4, which the compiler cannot know: it would write the epilogue out as often.
+fn vectors() -> u32 { return min(WM * FM * (BN / 4u), p.m + 65535u); }
+
 fn finish_rows(w: vec3u, t: u32, i: u32) {
-  // WM·FM·BN / 4, which the compiler cannot know: it would write the epilogue out as often.
-  let vectors = min(WM * FM * (BN / 4u), p.m + 65535u);
   for (var n = 0u; n < LIMIT; n++) {
     let e = n * T + t;
-    if (e >= vectors) { break; }
+    if (e >= vectors()) { break; }
     let at = cell_of(w, i, e);
-    if (at.x < p.m && at.y < p.n) { store(w.z, at.x, at.y, biased(at.y, sc[e / (BN / 4u) * LC + e % (BN / 4u)])); }
+    if (in_c(at)) { store4(w.z, at, biased4(at, laid_out(e))); }
   }
 }
-
 fn finish_rows_kept(w: vec3u, t: u32, i: u32) {
-  let vectors = min(WM * FM * (BN / 4u), p.m + 65535u);
   for (var n = 0u; n < LIMIT; n++) {
     let e = n * T + t;
-    if (e >= vectors) { break; }
+    if (e >= vectors()) { break; }
     let at = cell_of(w, i, e);
-    if (at.x < p.m && at.y < p.n) {
-      let x = biased(at.y, sc[e / (BN / 4u) * LC + e % (BN / 4u)]);
-      keep(at.x, at.y, x);
-      store(w.z, at.x, at.y, x);
+    if (in_c(at)) {
+      let x = biased4(at, laid_out(e));
+      u4[(at.x * p.n + at.y) / 4u] = x;
+      store4(w.z, at, x);
+    }
+  }
+}
+fn finish_ragged(w: vec3u, t: u32, i: u32) {
+  for (var n = 0u; n < LIMIT; n++) {
+    let e = n * T + t;
+    if (e >= vectors()) { break; }
+    let at = cell_of(w, i, e);
+    if (in_c(at)) { store_ragged(w.z, at, biased_ragged(at, laid_out(e))); }
+  }
+}
+fn finish_ragged_kept(w: vec3u, t: u32, i: u32) {
+  for (var n = 0u; n < LIMIT; n++) {
+    let e = n * T + t;
+    if (e >= vectors()) { break; }
+    let at = cell_of(w, i, e);
+    if (in_c(at)) {
+      let x = biased_ragged(at, laid_out(e));
+      keep_ragged(at, x);
+      store_ragged(w.z, at, x);
     }
   }
 }
@@ -257,4 +297,27 @@ fn matrices_kept(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_inde
   if (RM > 1u) { lay_out(g, min(1u, RM - 1u), &sums); finish_rows_kept(w, t, 1u); }
   if (RM > 2u) { lay_out(g, min(2u, RM - 1u), &sums); finish_rows_kept(w, t, 2u); }
   if (RM > 3u) { lay_out(g, min(3u, RM - 1u), &sums); finish_rows_kept(w, t, 3u); }
+}
+
+// Both where N is no multiple of 4.
+@compute @workgroup_size(T)
+fn ragged(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) g: u32) {
+  var sums: array<array<Sums, RN>, RM>;
+  products(w, t, g, &sums);
+  lay_out(g, 0u, &sums);
+  finish_ragged(w, t, 0u);
+  if (RM > 1u) { lay_out(g, min(1u, RM - 1u), &sums); finish_ragged(w, t, 1u); }
+  if (RM > 2u) { lay_out(g, min(2u, RM - 1u), &sums); finish_ragged(w, t, 2u); }
+  if (RM > 3u) { lay_out(g, min(3u, RM - 1u), &sums); finish_ragged(w, t, 3u); }
+}
+
+@compute @workgroup_size(T)
+fn ragged_kept(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) g: u32) {
+  var sums: array<array<Sums, RN>, RM>;
+  products(w, t, g, &sums);
+  lay_out(g, 0u, &sums);
+  finish_ragged_kept(w, t, 0u);
+  if (RM > 1u) { lay_out(g, min(1u, RM - 1u), &sums); finish_ragged_kept(w, t, 1u); }
+  if (RM > 2u) { lay_out(g, min(2u, RM - 1u), &sums); finish_ragged_kept(w, t, 2u); }
+  if (RM > 3u) { lay_out(g, min(3u, RM - 1u), &sums); finish_ragged_kept(w, t, 3u); }
 }

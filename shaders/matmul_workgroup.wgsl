@@ -5,7 +5,7 @@
 // next block is on its way multiplies: thread (x, y) owns RB × CB blocks of 4 × 4, so 4·RB·CB multiply-adds of 4-vectors for
 // RB + CB loads. Blocks of one thread lie BM / RB rows and BN / CB columns apart: neighbours read neighbouring 4-vectors.
 // Loads are 4-vectors: K is a multiple of 4 (NN, NT), N (NN, TN), M (TN); matmul_register.wgsl takes the rest. What lies
-// beyond an edge is loaded as 0 and not stored. The structure is the one of Volkov and Demmel (2008) and all since.
+// beyond an edge along k is 0, what lies beyond the others is not stored. The structure is the one of Volkov and Demmel (2008) and all since.
 
 // --- tile
 const RB = 2u;   // blocks of 4 rows a thread
@@ -37,6 +37,11 @@ const LIMIT = 0xffffffffu;     // a constant bound lets the compiler prove the l
 @group(0) @binding(3) var<storage, read> bias: array<f32>;      // [N]
 @group(0) @binding(4) var<storage, read> residual: array<f32>;  // [M, N]
 @group(0) @binding(5) var<storage, read_write> u: array<f32>;   // [M, N], before the activation
+// The same where N is a multiple of 4: a thread's four numbers are one store.
+@group(0) @binding(2) var<storage, read_write> c4: array<vec4f>;      // [G, M, N / 4]
+@group(0) @binding(3) var<storage, read> bias4: array<vec4f>;         // [N / 4]
+@group(0) @binding(4) var<storage, read> residual4: array<vec4f>;     // [M, N / 4]
+@group(0) @binding(5) var<storage, read_write> u4: array<vec4f>;      // [M, N / 4]
 
 var<workgroup> sa: array<vec4f, BK * AP>;  // [k][row / 4]
 var<workgroup> sb: array<vec4f, BK * BP>;  // [k][column / 4]
@@ -83,29 +88,40 @@ fn activate(x: vec4f) -> vec4f {
   }
 }
 
-fn biased(col: u32, x: vec4f) -> vec4f {
+// C at `at` = (row, column) and the three columns after it = activation(x) + residual.
+fn store4(batch: u32, at: vec2u, x: vec4f) {
+  let to = (batch * p.cBatch + at.x * p.n + at.y) / 4u;
+  var v = activate(x);
+  if (RESIDUAL) { v += residual4[to]; }
+  if (ACCUMULATE) { v += c4[to]; }
+  c4[to] = v;
+}
+fn biased4(at: vec2u, x: vec4f) -> vec4f {
   if (!BIAS) { return x; }
-  let last = p.n - 1u;
-  return x + vec4f(bias[col], bias[min(col + 1u, last)], bias[min(col + 2u, last)], bias[min(col + 3u, last)]);
+  return x + bias4[at.y / 4u];
 }
 
-// C at (row, col … col + 3) = activation(x) + residual, of those columns that exist.
-fn store(batch: u32, row: u32, col: u32, x: vec4f) {
+// Likewise where N is no multiple of 4, of those columns that exist.
+fn store_ragged(batch: u32, at: vec2u, x: vec4f) {
   let y = activate(x);
-  let at = batch * p.cBatch + row * p.n + col;
-  let columns = min(p.n - col, 4u);
+  let to = batch * p.cBatch + at.x * p.n + at.y;
+  let columns = min(p.n - at.y, 4u);
   for (var j = 0u; j < LIMIT; j++) {
     if (j >= columns) { break; }
     var v = y[j];
-    if (RESIDUAL) { v += residual[at + j]; }
-    if (ACCUMULATE) { v += c[at + j]; }
-    c[at + j] = v;
+    if (RESIDUAL) { v += residual[to + j]; }
+    if (ACCUMULATE) { v += c[to + j]; }
+    c[to + j] = v;
   }
 }
-
-fn keep(row: u32, col: u32, x: vec4f) {
-  let columns = min(p.n - col, 4u);
-  for (var j = 0u; j < LIMIT; j++) { if (j >= columns) { break; } u[row * p.n + col + j] = x[j]; }
+fn keep_ragged(at: vec2u, x: vec4f) {
+  let columns = min(p.n - at.y, 4u);
+  for (var j = 0u; j < LIMIT; j++) { if (j >= columns) { break; } u[at.x * p.n + at.y + j] = x[j]; }
+}
+fn biased_ragged(at: vec2u, x: vec4f) -> vec4f {
+  if (!BIAS) { return x; }
+  let col = min(vec4u(at.y) + vec4u(0u, 1u, 2u, 3u), vec4u(p.n - 1u));
+  return x + vec4f(bias[col.x], bias[col.y], bias[col.z], bias[col.w]);
 }
 
 // Four 4-vectors: of four rows (or columns) along k, or of four k along the rows (or columns).
@@ -127,14 +143,15 @@ fn stored(at: vec2u, step: u32, tile: u32, vectors: u32, extent: u32, along_k: b
   return vec4u(step * BK + at.x, p.k, tile * vectors + at.y, extent / 4u);
 }
 
-// Row i of such a block; 0 beyond the edge.
+// Row i of such a block: zeros beyond the edge along k. Across it, what stands at the edge again, for products that are not
+// stored. The load itself is unconditional: four of them are then on their way at once, with no branch between.
+fn beyond(s: vec4u, i: u32, along_k: bool) -> bool { return select(s.x + i >= s.y, s.z >= s.w, along_k); }
+fn clamped(s: vec4u, i: u32) -> u32 { return min(s.x + i, s.y - 1u) * s.w + min(s.z, s.w - 1u); }
 fn a_at(batch: u32, s: vec4u, i: u32) -> vec4f {
-  if (s.x + i >= s.y || s.z >= s.w) { return vec4f(0.0); }
-  return a4[batch + (s.x + i) * s.w + s.z];
+  return select(a4[batch + clamped(s, i)], vec4f(0.0), beyond(s, i, A_ALONG_K));
 }
 fn b_at(batch: u32, s: vec4u, i: u32) -> vec4f {
-  if (s.x + i >= s.y || s.z >= s.w) { return vec4f(0.0); }
-  return b4[batch + (s.x + i) * s.w + s.z];
+  return select(b4[batch + clamped(s, i)], vec4f(0.0), beyond(s, i, B_ALONG_K));
 }
 
 // Block t of A's tile at k = 16·step, with k outermost.
@@ -245,16 +262,20 @@ fn cell(w: vec3u, t: u32, i: u32) -> vec2u {
   let col = w.x * BN + ((i >> 2u) & 1u) * TX * 4u + t % TX * 4u;
   return vec2u(row, col);
 }
+fn exists(at: vec2u, i: u32) -> bool {
+  let mine = (RB == 2u || i < 8u) && (CB == 2u || (i & 4u) == 0u);
+  return mine && at.x < p.m && at.y < p.n;
+}
+// 16, which the compiler cannot know.
+fn rows() -> u32 { return min(16u, p.m * 16u); }
 
 @compute @workgroup_size(TX * TY)
 fn tiled(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let s = tile_product(w, t);
-  let rows = min(16u, p.m * 16u);  // 16, which the compiler cannot know
   for (var i = 0u; i < LIMIT; i++) {
-    if (i >= rows) { break; }
+    if (i >= rows()) { break; }
     let at = cell(w, t, i);
-    let mine = (RB == 2u || i < 8u) && (CB == 2u || (i & 4u) == 0u);
-    if (mine && at.x < p.m && at.y < p.n) { store(w.z, at.x, at.y, biased(at.y, row_of(s, i))); }
+    if (exists(at, i)) { store4(w.z, at, biased4(at, row_of(s, i))); }
   }
 }
 
@@ -262,15 +283,38 @@ fn tiled(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u3
 @compute @workgroup_size(TX * TY)
 fn tiled_kept(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let s = tile_product(w, t);
-  let rows = min(16u, p.m * 16u);
   for (var i = 0u; i < LIMIT; i++) {
-    if (i >= rows) { break; }
+    if (i >= rows()) { break; }
     let at = cell(w, t, i);
-    let mine = (RB == 2u || i < 8u) && (CB == 2u || (i & 4u) == 0u);
-    if (mine && at.x < p.m && at.y < p.n) {
-      let x = biased(at.y, row_of(s, i));
-      keep(at.x, at.y, x);
-      store(w.z, at.x, at.y, x);
+    if (exists(at, i)) {
+      let x = biased4(at, row_of(s, i));
+      u4[(at.x * p.n + at.y) / 4u] = x;
+      store4(w.z, at, x);
+    }
+  }
+}
+
+// Both where N is no multiple of 4.
+@compute @workgroup_size(TX * TY)
+fn ragged(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+  let s = tile_product(w, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= rows()) { break; }
+    let at = cell(w, t, i);
+    if (exists(at, i)) { store_ragged(w.z, at, biased_ragged(at, row_of(s, i))); }
+  }
+}
+
+@compute @workgroup_size(TX * TY)
+fn ragged_kept(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+  let s = tile_product(w, t);
+  for (var i = 0u; i < LIMIT; i++) {
+    if (i >= rows()) { break; }
+    let at = cell(w, t, i);
+    if (exists(at, i)) {
+      let x = biased_ragged(at, row_of(s, i));
+      keep_ragged(at, x);
+      store_ragged(w.z, at, x);
     }
   }
 }

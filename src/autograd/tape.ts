@@ -14,7 +14,10 @@ import type { Tensor } from "./tensor.ts";
 export interface Sink {
   /** False when no parameter below wants this gradient: the rule may skip its work. */
   readonly needed: boolean;
-  /** Where a kernel should write the contribution, for slices of θ; undefined means a fresh array. `rows` as in GradientSlot. */
+  /**
+   * Where a kernel should write or add the contribution: a slice of θ, or what other nodes have given already; undefined
+   * means a fresh array. `rows` as in GradientSlot. Who asks must make the whole contribution there.
+   */
   into(rows?: readonly number[]): Into | undefined;
   /** Hands over a contribution that this rule made (or that was written to `into()`). Dropped when not needed. */
   give(array: NdArray): void;
@@ -84,6 +87,13 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
     }
   };
 
+  /** The sum so far, where nobody else holds it: a kernel then adds to it, for one pass less over the array. */
+  const heldBy = (input: Tensor): Into | undefined => {
+    const before = gradients.get(input);
+    if (!before || holders.get(before.buffer) !== 1) return undefined;
+    return { array: before.reshape(input.shape), accumulate: true };
+  };
+
   const toSlot = (into: Into, array: NdArray) => {
     if (array.buffer === into.array.buffer) return;
     if (into.accumulate) addInto(gpu, into.array, array.reshape(into.array.shape));
@@ -96,14 +106,13 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
     const sink: Sink = {
       needed: input.requiresGrad,
       into(rows) {
-        if (input.requiresGrad) target ??= input.slot?.next(rows);
+        if (input.requiresGrad) target ??= input.slot ? input.slot.next(rows) : heldBy(input);
         return target;
       },
       give(array) {
-        const into = sink.into();
         if (!input.requiresGrad) free(array);
-        else if (into) toSlot(into, array);
-        else add(input, array);
+        else if (input.slot) toSlot(sink.into() as Into, array);
+        else if (array.buffer !== target?.array.buffer) add(input, array);
       },
       accept(make, rows) {
         if (input.requiresGrad) sink.give(make(sink.into(rows)));

@@ -148,10 +148,9 @@ async function requestAdapter(instance: GPU): Promise<GPUAdapter | null> {
   }
 }
 
-function isSoftware(info: GPUAdapterInfo): boolean {
-  return /llvmpipe|lavapipe|swiftshader|software|basic render/i.test(
-    `${info.vendor} ${info.architecture} ${info.device} ${info.description}`,
-  );
+/** By its names alone: Dawn calls the architecture of every driver with Mesa's vendor number "software", a GPU of Apple's too. */
+export function isSoftware({ device, description }: Pick<GPUAdapterInfo, "device" | "description">): boolean {
+  return /llvmpipe|lavapipe|swiftshader|software|basic render/i.test(`${device} ${description}`);
 }
 
 function adapterName(info: GPUAdapterInfo): string {

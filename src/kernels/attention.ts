@@ -3,26 +3,51 @@
  * padding, no mask, no array of size T × T. The sequences are cut into tiles of a few rows
  * on the host, once a batch.
  */
-import { f32, type Gpu, grid } from "../gpu/index.ts";
+import { f32, type Gpu, grid, type Tile } from "../gpu/index.ts";
 import { threefry2x32 } from "../random.ts";
 import { empty, expectShape, fromHost, type NdArray } from "./array.ts";
 import { dropoutThreshold } from "./dropout.ts";
 
 /**
- * "subgroup": four rows a lane of a subgroup of 4 or 8, heads up to 64; "unrolled": the same written out for SwiftShader, a
- * subgroup of 4 and heads of 16, 32, 48 or 64; "plain": a row a thread, everywhere.
+ * "tiled": 32 rows a workgroup in workgroup memory, for GPUs; "subgroup": four rows a lane of a subgroup of 4 or 8, heads up
+ * to 64; "unrolled": the same written out for SwiftShader, a subgroup of 4 and heads of 16, 32, 48 or 64; "plain": a row a
+ * thread, everywhere.
  */
-export type AttentionFamily = "subgroup" | "unrolled" | "plain";
+export type AttentionFamily = "tiled" | "subgroup" | "unrolled" | "plain";
 
-/** Rows of a tile of the plain family. */
-const PLAIN_ROWS = 8;
-/** Rows of a tile of the others, in each lane. */
-const LANE_ROWS = 4;
-const MAX_HEAD_SIZE = 128;
-/** Larger heads go to the plain family: unrolled for 128 channels the kernels compile for 20 s. */
+interface Family {
+  shader: string;
+  /** Rows of a tile for subgroups of this size; undefined where the family cannot run. */
+  rows(lanes: number): number | undefined;
+  /** Whether it takes heads of D channels, a multiple of 4 up to 128. */
+  takes(d: number): boolean;
+  tile(d: number, lanes: number): Tile;
+}
+
+/** Unrolled for 128 channels the kernels of subgroups compile for 20 s. */
 const MAX_UNROLLED_HEAD = 64;
 /** Channels of a block of the unrolled family. */
 const BLOCK = 16;
+
+const FAMILIES: Readonly<Record<AttentionFamily, Family>> = {
+  tiled: { shader: "attention_tiled", rows: () => 32, takes: () => true, tile: (d) => ({ D4: d / 4 }) },
+  subgroup: {
+    shader: "attention_subgroup",
+    rows: (lanes) => (lanes === 4 || lanes === 8 ? 4 * lanes : undefined),
+    takes: (d) => d <= MAX_UNROLLED_HEAD,
+    tile: (d, lanes) => ({ D4: d / 4, LANES: lanes }),
+  },
+  unrolled: {
+    shader: "attention_unrolled",
+    rows: (lanes) => (lanes === 4 ? 16 : undefined),
+    takes: (d) => d <= MAX_UNROLLED_HEAD && d % BLOCK === 0,
+    tile: (d) => ({ BLOCKS: d / BLOCK }),
+  },
+  plain: { shader: "attention", rows: () => PLAIN_ROWS, takes: () => true, tile: (d) => ({ D4: d / 4 }) },
+};
+
+const PLAIN_ROWS = 8;
+const MAX_HEAD_SIZE = 128;
 /** Rows of a sequence: the mask counts keys by fours in 16 bits; one more would run into the next head's numbers. */
 const MAX_LENGTH = 4 * 65536;
 
@@ -61,9 +86,8 @@ export interface AttentionResult {
  * with 0 or that fall, and on a sequence of more than 262,144 rows.
  */
 export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(gpu)): AttentionPlan {
-  const lanes = gpu.adapter.subgroupSize;
-  const fits = lanes === 4 || (lanes === 8 && family === "subgroup");
-  const most = family === "plain" || !fits ? PLAIN_ROWS : LANE_ROWS * lanes;
+  const fitting = FAMILIES[family].rows(gpu.adapter.subgroupSize);
+  const most = fitting ?? PLAIN_ROWS;
   const tiles: number[] = [];
   let pairs = 0;
   for (let b = 0; b + 1 < starts.length; b++) {
@@ -80,7 +104,7 @@ export function attentionPlan(gpu: Gpu, starts: Uint32Array, family = familyOf(g
   return {
     starts,
     tiles: fromHost(gpu, Uint32Array.from(tiles), [count, 4]),
-    family: fits ? family : "plain",
+    family: fitting === undefined ? "plain" : family,
     count,
     sequences: starts.length - 1,
     tokens: starts.at(-1) ?? 0,
@@ -136,7 +160,7 @@ export function attentionBackward(
 
 /** The plan, or the plain family's for a head that is none for the plan's. */
 function withPlan(gpu: Gpu, plan: AttentionPlan, d: number, body: (plan: AttentionPlan) => void): void {
-  if (plan.family === "plain" || (d <= MAX_UNROLLED_HEAD && (plan.family === "subgroup" || d % BLOCK === 0))) {
+  if (FAMILIES[plan.family].takes(d)) {
     body(plan);
     return;
   }
@@ -179,23 +203,23 @@ function launch(
   const threshold = dropoutThreshold(dropout?.p ?? 0);
   const [k0, k1] = dropout?.key ?? [0, 0];
   const pairs = plan.count * heads;
-  const { family } = plan;
-  const plain = family === "plain";
+  const family = FAMILIES[plan.family];
+  const { kind, subgroupSize } = gpu.adapter;
+  const plain = plan.family === "plain";
   // SwiftShader hands out workgroups to its cores: small ones keep both busy.
-  const threads = gpu.adapter.kind === "bundled" ? 16 : 64;
-  const unrolled = gpu.adapter.kind === "software" ? 0 : 1;
+  const threads = kind === "bundled" ? 16 : 64;
+  const unrolled = kind === "software" ? 0 : 1;
+  // A tile's dk and dv are made by as many workgroups as there are 64 channels.
+  const parts = plan.family === "tiled" && entry === "backwardKey" ? Math.ceil(d / 64) : 1;
   gpu.dispatch({
     op: `attention.${entry}`,
-    shader: plain ? "attention" : family === "unrolled" ? "attention_unrolled" : "attention_subgroup",
+    shader: family.shader,
     entry,
     constants: { dropout: threshold < 65536 ? 1 : 0, ...(plain ? { THREADS: threads, unrolled } : {}) },
-    tile:
-      family === "unrolled"
-        ? { BLOCKS: d / BLOCK }
-        : { D4: d / 4, ...(plain ? {} : { LANES: gpu.adapter.subgroupSize }) },
+    tile: family.tile(d, subgroupSize),
     bindings,
     params: [pairs, heads, f32(scale ?? 1 / Math.sqrt(d)), threshold, f32(65536 / threshold), d / 4, k0, k1],
-    grid: grid(plain ? Math.ceil((pairs * PLAIN_ROWS) / threads) : pairs),
+    grid: grid(plain ? Math.ceil((pairs * PLAIN_ROWS) / threads) : pairs * parts),
     work: { flops: 2 * PRODUCTS[entry] * plan.pairs * heads * d },
   });
 }
@@ -205,11 +229,11 @@ function launch(
  *   lavapipe     12 × 32, N 512, T 64: subgroup 28 / 28, plain 1.3 / 1.7 (at N 1,024)
  *   SwiftShader  12 × 32, N 512, T 64: unrolled 4.1 / 3.5, plain 0.8 / 0.6, subgroup 0.9 / 0.7; N 213, T 3 to 29: unrolled
  *                1.7 / 1.4, plain 0.7 / 0.4
- * Unmeasured on GPUs, where a workgroup of one small subgroup would leave most of the device idle.
+ * Unmeasured on GPUs. What their compilers make of it: `npm run bench:compilers`.
  */
 function familyOf(gpu: Gpu): AttentionFamily {
   const { kind } = gpu.adapter;
-  return kind === "software" ? "subgroup" : kind === "bundled" ? "unrolled" : "plain";
+  return kind === "software" ? "subgroup" : kind === "bundled" ? "unrolled" : "tiled";
 }
 
 /** The definition, in float64, with the device's dropout mask: y [N, C]. */

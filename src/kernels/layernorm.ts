@@ -9,10 +9,11 @@ import { finishColumns, rowBlock } from "./colsum.ts";
 import { CPU_WORKGROUPS } from "./spread.ts";
 
 /**
- * "subgroup" has the lanes of one subgroup side by side along a row, and finds dx, dgamma and dbeta in one pass; "plain" gives a
- * row to a thread, and takes two. A wish of tests and benches: what cannot run is run as the plain one.
+ * "workgroup" has 32 threads of a workgroup side by side along a row, for GPUs; "subgroup" the lanes of one subgroup, and finds
+ * dx, dgamma and dbeta in one pass where the others take two; "plain" gives a row to a thread. A wish of tests and benches:
+ * what cannot run is run as the plain one.
  */
-export type LayerNormFamily = "subgroup" | "plain";
+export type LayerNormFamily = "workgroup" | "subgroup" | "plain";
 
 export interface LayerNormResult {
   y: NdArray;
@@ -20,8 +21,8 @@ export interface LayerNormResult {
   stats: NdArray;
 }
 
-/** Rows a workgroup takes, one a thread. */
-const ROWS = 32;
+/** Rows that a workgroup takes: plain, one a thread. */
+const ROWS = { plain: 32, workgroup: 4 } as const;
 
 /** y = gamma ⊙ (x − mean)·rstd + beta, row by row, with the biased variance. */
 export function layerNorm(
@@ -104,7 +105,7 @@ export function layerNormBackward(
     }
     return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
   }
-  launch(gpu, op, "backward", x, [dy, x, stats, gamma, dx]);
+  launch(gpu, op, "backward", x, [dy, x, stats, gamma, dx], family);
   const block = rowBlock(rows);
   const blocks = Math.ceil(rows / block);
   const gammaSums = empty(gpu, [blocks, c], "f32", op);
@@ -126,9 +127,10 @@ export function layerNormBackward(
   return { dx, dgamma: dgamma.array, dbeta: dbeta.array };
 }
 
-/** Measured on lavapipe (bench/NOTES.md). GPUs load what all lanes share once by themselves, and SwiftShader's lanes are 4. */
+/** Measured on lavapipe and SwiftShader, whose lanes are 4; not on GPUs (bench/NOTES.md). */
 function familyOf(gpu: Gpu): LayerNormFamily {
-  return gpu.adapter.kind === "software" ? "subgroup" : "plain";
+  const { kind } = gpu.adapter;
+  return kind === "software" ? "subgroup" : kind === "bundled" ? "plain" : "workgroup";
 }
 
 /** vec4 where the rows divide into them, else single numbers. */
@@ -157,8 +159,8 @@ function forward(
   family: LayerNormFamily,
 ): void {
   const [rows, c] = x.shape as [number, number];
-  if (family === "plain" || !fits(gpu, c, 3)) {
-    launch(gpu, op, entry, x, bindings, eps);
+  if (family !== "subgroup" || !fits(gpu, c, 3)) {
+    launch(gpu, op, entry, x, bindings, family, eps);
     return;
   }
   const size = gpu.adapter.subgroupSize;
@@ -176,17 +178,26 @@ function forward(
   });
 }
 
-function launch(gpu: Gpu, op: string, entry: string, x: NdArray, bindings: View[], eps = 0): void {
+function launch(
+  gpu: Gpu,
+  op: string,
+  entry: string,
+  x: NdArray,
+  bindings: View[],
+  family: LayerNormFamily,
+  eps = 0,
+): void {
   const [rows, c] = x.shape as [number, number];
   const { width, tile } = layout(c);
+  const wide = family === "workgroup";
   gpu.dispatch({
     op,
-    shader: "layernorm",
+    shader: wide ? "layernorm_workgroup" : "layernorm",
     entry,
     tile,
     bindings,
     params: [rows, width, f32(eps), 0],
-    grid: grid(Math.ceil(rows / ROWS)),
+    grid: grid(Math.ceil(rows / ROWS[wide ? "workgroup" : "plain"])),
   });
 }
 

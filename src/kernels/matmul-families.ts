@@ -74,7 +74,14 @@ const workgroup =
     const bytes = 16 * 16 * (rows / 4 + 1 + columns / 4 + 1);
     if (tile.TX * tile.TY > (limits.maxComputeInvocationsPerWorkgroup ?? 0)) return undefined;
     if (bytes > (limits.maxComputeWorkgroupStorageSize ?? 0)) return undefined;
-    return { shader: "matmul_workgroup", entry: "tiled", tile, constants: along(layout), rows, columns };
+    return {
+      shader: "matmul_workgroup",
+      entry: sizes.N % 4 === 0 ? "tiled" : "ragged",
+      tile,
+      constants: along(layout),
+      rows,
+      columns,
+    };
   };
 
 /** Everywhere and for every size. */
@@ -121,7 +128,8 @@ const matrix =
     if (threads > (limits.maxComputeInvocationsPerWorkgroup ?? 0)) return undefined;
     if (bytes > (limits.maxComputeWorkgroupStorageSize ?? 0)) return undefined;
     const constants = along(layout);
-    return { shader: "matmul_matrix", entry: "matrices", tile: { SG, FM, FN, FK, ...tile }, constants, rows, columns };
+    const entry = sizes.N % 4 === 0 ? "matrices" : "ragged";
+    return { shader: "matmul_matrix", entry, tile: { SG, FM, FN, FK, ...tile }, constants, rows, columns };
   };
 
 /** What rounds its factors to f16: never chosen where f32 is asked for, and no choice that a file may name. */
@@ -129,7 +137,7 @@ export const HALF_FAMILIES = {
   /** By the rows and columns of a workgroup. */
   matrix32: matrix({ SM: 16, SN: 16, WM: 2, WN: 2 }),
   matrix64: matrix({ SM: 32, SN: 32, WM: 2, WN: 2 }),
-  matrix128: matrix({ SM: 64, SN: 64, WM: 2, WN: 2 }),
+  matrix128: matrix({ SM: 64, SN: 32, WM: 2, WN: 4 }),
 } as const satisfies Record<string, Offer>;
 
 export type HalfFamily = keyof typeof HALF_FAMILIES;

@@ -55,6 +55,31 @@ describe("backward", () => {
     expect((await Promise.all(reads)).map(([d]) => d)).toEqual([2, 2]);
   });
 
+  test("a product adds its gradient to what is there, and no other pass does", async () => {
+    const engine = new Engine(gpu());
+    const [a, b] = [randn(1, 6), randn(2, 6)];
+    const recorded: string[] = [];
+    engine.gpu.afterDispatch = ({ op }) => recorded.push(op);
+    try {
+      const { read } = engine.step(() => {
+        const x = engine.tensor([1, 2, 3], [1, 3], { grad: true });
+        const h = ops.scale(x, 2);
+        const products = [a, b].map((w) => ops.linear(h, engine.tensor(w, [2, 3])));
+        engine.backward(ops.sum(ops.add(products[0]!, products[1]!)));
+        return { read: readArray(engine.gpu, engine.gradientOf(x)) };
+      });
+      // dh is a column's sum of each matrix.
+      expectClose(
+        await read,
+        [0, 1, 2].map((i) => 2 * (a[i]! + a[i + 3]! + b[i]! + b[i + 3]!)),
+      );
+    } finally {
+      engine.gpu.afterDispatch = undefined;
+    }
+    expect(recorded).toContain("matmul.NN");
+    expect(recorded).not.toContain("addInto");
+  });
+
   test("an operation without a rule is an error, not zeros", () => {
     const engine = new Engine(gpu());
     expect(() =>

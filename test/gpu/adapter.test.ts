@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, test } from "vitest";
 import { DeviceError, InputError } from "../../src/errors.ts";
 import type { Gpu } from "../../src/gpu/index.ts";
-import { type Attempt, openGpu, readShaders } from "../../src/gpu/node.ts";
+import { type Attempt, isSoftware, openGpu, readShaders } from "../../src/gpu/node.ts";
 
 let opened: Gpu[] = [];
 const before = process.env.PRIORWORK_ADAPTER;
@@ -40,6 +40,17 @@ describe("the adapter that was taken", () => {
     const named = await open(part);
     expect(named.gpu.adapter.name).toBe(gpu.adapter.name);
   });
+});
+
+// As Dawn gives them; the last, an Apple GPU under Linux, with the vendor "mesa" and the architecture "software".
+test.each([
+  ["llvmpipe-llvm-15-0-6-256-bits-", "llvmpipe: Mesa 25.0.7 (LLVM 15.0.6)", true],
+  ["swiftshader-device-subzero-", "SwiftShader driver: 5.0.0", true],
+  ["nvidia-h100-80gb-hbm3", "NVIDIA: 570.124.06", false],
+  ["amd-radeon-rx-7900-xtx-radv-navi31-", "radv: Mesa 26.1.6", false],
+  ["apple-m1-g13g-a0-", "Honeykrisp: Mesa 26.1.6", false],
+])("%s (%s): a software adapter is one by its name", (device, description, expected) => {
+  expect(isSoftware({ device, description })).toBe(expected);
 });
 
 /** Two devices of one process without a Vulkan of the system: a process of its own, since the loader stays in it. */

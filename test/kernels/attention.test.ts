@@ -69,16 +69,18 @@ const CASES: readonly (readonly [number, number, readonly number[]])[] = [
   [2, 48, [1, 10]], // the second slice of a lane's vec4s is half empty
   [1, 100, [11]],
 ];
-const FAMILIES = ["subgroup", "unrolled", "plain"] as const;
+const FAMILIES = ["tiled", "subgroup", "unrolled", "plain"] as const;
 const ALL = CASES.flatMap((sizes) => FAMILIES.map((family) => [family, ...sizes] as const));
 
 /** Skips what would be the plain family under another name. */
 function needs(family: AttentionFamily, d: number, context: { skip(reason: string): void }): void {
   const { adapter } = gpu();
-  const lanes = { subgroup: [4, 8], unrolled: [4], plain: [adapter.subgroupSize] }[family];
-  if (!lanes.includes(adapter.subgroupSize)) context.skip(`this adapter (${adapter.driver}) cannot run ${family}`);
+  const lanes = { subgroup: [4, 8], unrolled: [4], tiled: undefined, plain: undefined }[family];
+  if (lanes && !lanes.includes(adapter.subgroupSize))
+    context.skip(`this adapter (${adapter.driver}) cannot run ${family}`);
   if (family === "unrolled" && d % 16 !== 0) context.skip("heads of the unrolled family are multiples of 16");
-  if (family !== "plain" && d > 64) context.skip("larger heads are the plain family's");
+  if (family === "tiled" && (d === 48 || d === 100)) context.skip("in chunks as 20, 64 and 128 are, and seconds to compile");
+  if (lanes && d > 64) context.skip("larger heads are the plain family's");
 }
 
 /** Central differences in float64 along a direction each for q, k and v, so that an error in one is not hidden by the others. */

@@ -30,10 +30,13 @@ export const CASES: Record<string, (g: Gpu, a: Input) => k.NdArray | Record<stri
   columnSum: (g, a) => k.columnSum(g, a(N, 1020)),
   "columnSum of many columns": (g, a) => k.columnSum(g, a(N, C)),
   "layerNorm, plain": (g, a) => ({ ...k.layerNorm(g, a(N, C), a(C), a(C), 1e-5, "plain") }),
+  "layerNorm, workgroup": (g, a) => ({ ...k.layerNorm(g, a(N, C), a(C), a(C), 1e-5, "workgroup") }),
   "layerNorm, subgroup": (g, a) => ({ ...k.layerNorm(g, a(N, C), a(C), a(C), 1e-5, "subgroup") }),
   "addLayerNorm, plain": (g, a) => ({ ...k.addLayerNorm(g, a(N, C), a(N, C), a(C), a(C), 1e-5, "plain") }),
+  "addLayerNorm, workgroup": (g, a) => ({ ...k.addLayerNorm(g, a(N, C), a(N, C), a(C), a(C), 1e-5, "workgroup") }),
   "addLayerNorm, subgroup": (g, a) => ({ ...k.addLayerNorm(g, a(N, C), a(N, C), a(C), a(C), 1e-5, "subgroup") }),
   "layerNormBackward, plain": (g, a) => k.layerNormBackward(g, a(N, C), a(N, C), a(C), a(N, 2), {}, "plain"),
+  "layerNormBackward, workgroup": (g, a) => k.layerNormBackward(g, a(N, C), a(N, C), a(C), a(N, 2), {}, "workgroup"),
   "layerNormBackward, subgroup": (g, a) => k.layerNormBackward(g, a(N, C), a(N, C), a(C), a(N, 2), {}, "subgroup"),
   "softmax, passes": (g, a) => k.softmax(g, a(N, C), "passes"),
   "softmax, resident": (g, a) => k.softmax(g, a(N, 64), "resident"),
@@ -163,7 +166,7 @@ for (const kind of ["diagonal", "structured", "laplace", "student"] as const) {
   };
 }
 
-for (const family of ["subgroup", "unrolled", "plain"] as const) {
+for (const family of ["tiled", "subgroup", "unrolled", "plain"] as const) {
   const plan = (g: Gpu) => k.attentionPlan(g, Uint32Array.of(0, 150, N), family);
   const options = { heads: 2, dropout: { p: 0.1, key: [3, 4] as const } };
   CASES[`attention, ${family}`] = (g, a) => ({ ...k.attention(g, a(N, 96), plan(g), options) });

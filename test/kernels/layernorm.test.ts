@@ -29,7 +29,7 @@ const SHAPES = [
   [2, 4099],
 ] as const;
 
-describe.each(["subgroup", "plain"] as const)("as the %s family,", (family) => {
+describe.each(["workgroup", "subgroup", "plain"] as const)("as the %s family,", (family) => {
   const layerNorm = (...[g, x, gamma, beta, eps]: Parameters<typeof layerNormAs>) =>
     layerNormAs(g, x, gamma, beta, eps, family);
   const addLayerNorm = (...[g, x, residual, gamma, beta, eps]: Parameters<typeof addLayerNormAs>) =>

@@ -1,6 +1,6 @@
 /**
  * @file Matrix units: the same tests as of the other families, with the tolerance of factors that are rounded to f16.
- * Adapters without them skip: Mesa's lavapipe has them from version 26 (.ci/lavapipe26), so that they need no GPU.
+ * Adapters without them skip: Mesa's lavapipe has them from version 26 (.ci/mesa26), so that they need no GPU.
  */
 import { describe, expect, test } from "vitest";
 import { type Dispatch, formatCompilation, Gpu, withTile } from "../../src/gpu/index.ts";

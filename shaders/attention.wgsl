@@ -7,14 +7,15 @@
 // The backward needs qkv, y, lse and dy.
 // The mask is a function of (key, query row n in the batch, head, key position j), as in dropout.wgsl: of
 // threefry(key, (n, head·65536 + ⌊j/4⌋)) the 16-bit lane j mod 4, kept where it is below `threshold`.
-// Software adapters take attention_subgroup.wgsl or attention_unrolled.wgsl where they can (familyOf in attention.ts).
+// GPUs take attention_tiled.wgsl, software adapters attention_subgroup.wgsl or attention_unrolled.wgsl where they can
+// (familyOf in attention.ts).
 // NaN is told by its bits: compilers may assume that there is none, and exp(NaN) is +∞ on SwiftShader.
 
 struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, d4: u32, key: vec2u }  // pairs = tiles · heads
 var<immediate> p: P;
 
 override dropout: bool = false;
-override unrolled: bool = false;  // D4 as the bound of loops: GPUs keep the rows in registers then, lavapipe compiles for a minute
+override unrolled: bool = false;  // D4 as the bound of loops: SwiftShader is faster so, lavapipe compiles for a minute
 override THREADS = 64u;     // a multiple of 8; few where cores are few and the last workgroup counts
 
 // --- tile

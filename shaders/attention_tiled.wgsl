@@ -1,14 +1,14 @@
 // Attention over packed sequences for GPUs: the formulas of attention.wgsl by tiles, as FlashAttention has them (Dao et al.
-// 2022; Dao 2023). A workgroup of 64 threads owns 32 rows of one head and walks the sequence 32 rows at a time. Thread (x, y)
-// holds a square of 4 × 4 scores, of queries 4y … 4y + 3 with keys 4x … 4x + 3, and of every 32 channels of the result
-// its rows 4y … 4y + 3 at the x-th vec4. So nothing spills: a thread that has rows to itself (attention.wgsl) needs 4·D registers
-// in the backward, more than there are from D = 64 on. A round goes through three stages, a barrier before and after what is published:
-//   a · b      squares of scores from 32 channels of both sides at once: 64 multiply-adds for eight vec4s of workgroup memory
-//   weights    maxima and sums of a row over its eight threads through `rows`
-//   w × b      the weights, published with the summed side outermost, times the rows in b: 16 multiply-adds for two vec4s
-// Heads above 32 pass through a and b by chunks of 32 channels; the last chunk's rest is zeros, as is a row beyond the end. Row r
-// lies at slot (r mod 4)·8 + r/4: the eight vec4s that eight threads read at once are then neighbours but for the odd
-// pitch, and in different banks.
+// 2022; Dao 2023). A workgroup of 64 threads owns 32 rows of one head, queries or in backwardKey keys, and at most 64 channels of
+// their results, and walks the sequence 32 rows at a time. Thread (x, y) holds a square of 4 × 4 scores, of queries 4y … 4y + 3 with keys 4x … 4x + 3, and of
+// every 32 channels of the result its own rows 4y … 4y + 3 at the x-th vec4. So nothing spills: a thread with rows to itself
+// (attention.wgsl) needs 4·D registers in the backward beside all else, of 255 that it may have. A round is made of
+//   scores     squares of q·k or dy·v, 32 channels of both sides at once: 64 multiply-adds for eight vec4s of workgroup memory
+//   weights    made of them; a row's maximum goes over its eight threads through `partials`
+//   sums       weights × rows of one side, the weights published with the summed side outermost: 16 multiply-adds for two vec4s
+// and a barrier stands before and after what is published. Heads above 32 pass by chunks of 32 channels; the rest of the last
+// one is zeros, as is a row beyond the end. Row r lies at slot (r mod 4)·8 + r/4: so rows i, 4 + i, … 28 + i, which eight
+// threads read at once, are neighbours, PITCH apart, and an odd pitch puts their vec4s into eight different banks.
 
 struct P { pairs: u32, heads: u32, scale: f32, threshold: u32, keepScale: f32, d4: u32, key: vec2u }  // pairs = tiles · heads
 var<immediate> p: P;
@@ -20,7 +20,8 @@ const D4 = 8u;                          // vec4s of a head: D / 4
 // --- end
 const W4 = min(D4, 8u);                 // vec4s of a chunk
 const CHUNKS = (D4 + 7u) / 8u;
-const PARTS = (CHUNKS + 1u) / 2u;       // workgroups of a tile in backwardKey, two chunks each: more would spill
+const OWN = min(CHUNKS, 2u);            // chunks of the result that a workgroup makes, of all scores: more would spill
+const PARTS = (CHUNKS + 1u) / 2u;       // workgroups of a tile
 const THREADS = 64u;
 const EACH = (32u * W4 + 63u) / 64u;    // vec4s of a chunk that one thread brings
 const PITCH = 9u;                       // vec4s from one line to the next: odd
@@ -30,13 +31,13 @@ const LOWEST = -3.4028234e38;           // where a maximum starts: −∞ would 
 alias Chunk = array<vec4f, EACH>;       // what one thread brings of 32 rows
 struct Square { a: vec4f, b: vec4f, c: vec4f, d: vec4f }  // a line for each of four rows
 
-var<workgroup> sa: array<vec4f, 32u * PITCH>;   // [slot of a query][vec4 of the chunk]
-var<workgroup> sb: array<vec4f, 32u * PITCH>;   // [slot of a key, or of what is summed][vec4 of the chunk]
-var<workgroup> sw: array<vec4f, 32u * PITCH>;   // [slot of what is summed][y]: the weights of four rows
-var<workgroup> rows: array<vec4f, 8u * PITCH>;  // [x][y]: a number for each of four rows
+alias Side = array<vec4f, 32u * PITCH>;
+var<workgroup> sa: Side;                            // [slot of a query][vec4 of the chunk]: q or dy
+var<workgroup> sb: Side;                            // [slot of a key][vec4 of the chunk]: k or v
+var<workgroup> sw: Side;                            // [slot of what is summed][y]: weights for four rows of the result
+var<workgroup> partials: array<vec4f, 8u * PITCH>;  // [x][y]: maxima or sums of four rows, of the thread's own part
 
 fn isNan(v: f32) -> bool { return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u; }
-fn expNan(v: f32) -> f32 { return select(exp(v), v, isNan(v)); }
 /// log l; NaN for NaN and for an empty sum, which not every adapter's log gives.
 fn logSum(l: f32) -> f32 { return select(log(l), bitcast<f32>(0x7fc00000u | bitcast<u32>(l)), isNan(l) || l == 0.0); }
 
@@ -99,43 +100,27 @@ fn masks(n: u32, h: u32, block: u32) -> Square {
 
 fn slotOf(row: u32) -> u32 { return (row & 3u) * 8u + row / 4u; }
 
-/// Of 32 rows from `first` on, zeros from `end` on: the thread's part of a chunk of the columns from vec4 `at` on. The loads are
-/// unconditional, so that all are on their way at once.
-fn qkvChunk(first: u32, end: u32, at: u32, chunk: u32, t: u32) -> Chunk {
+/// Of 32 rows from `first` on, zeros from `end` on: the thread's part of a chunk of the columns from vec4 `at` on, in an array
+/// `width` vec4s wide. The loads are unconditional, so that all are on their way at once.
+fn loadChunk(from_: ptr<storage, array<vec4f>, read>, width: u32, first: u32, end: u32, at: u32, chunk: u32, t: u32) -> Chunk {
   var part: Chunk;
   for (var i = 0u; i < EACH; i++) {
     let row = first + (t + i * THREADS) / W4;
     let d = chunk * W4 + (t + i * THREADS) % W4;
-    let v = qkv[min(row, end - 1u) * 3u * p.heads * D4 + at + min(d, D4 - 1u)];
+    let v = (*from_)[min(row, end - 1u) * width + at + min(d, D4 - 1u)];
     part[i] = select(vec4f(), v, row < end && d < D4);
   }
   return part;
 }
-fn dyChunk(first: u32, end: u32, at: u32, chunk: u32, t: u32) -> Chunk {
-  var part: Chunk;
-  for (var i = 0u; i < EACH; i++) {
-    let row = first + (t + i * THREADS) / W4;
-    let d = chunk * W4 + (t + i * THREADS) % W4;
-    let v = dy[min(row, end - 1u) * p.heads * D4 + at + min(d, D4 - 1u)];
-    part[i] = select(vec4f(), v, row < end && d < D4);
-  }
-  return part;
-}
-fn publishA(part: Chunk, t: u32) {
+fn publishChunk(part: Chunk, to: ptr<workgroup, Side>, t: u32) {
   for (var i = 0u; i < EACH; i++) {
     let e = t + i * THREADS;
-    if (e < 32u * W4) { sa[slotOf(e / W4) * PITCH + e % W4] = part[i]; }
-  }
-}
-fn publishB(part: Chunk, t: u32) {
-  for (var i = 0u; i < EACH; i++) {
-    let e = t + i * THREADS;
-    if (e < 32u * W4) { sb[slotOf(e / W4) * PITCH + e % W4] = part[i]; }
+    if (e < 32u * W4) { (*to)[slotOf(e / W4) * PITCH + e % W4] = part[i]; }
   }
 }
 /// The weights of queries 4y … 4y + 3 for what is summed over keys: the square stands with its keys outermost.
 fn publishByKey(w: Square, t: u32) {
-  let to = (t & 7u) * PITCH + t / 8u;
+  let to = t % 8u * PITCH + (t / 8u) % 8u;
   sw[to] = vec4f(w.a.x, w.b.x, w.c.x, w.d.x);
   sw[to + 8u * PITCH] = vec4f(w.a.y, w.b.y, w.c.y, w.d.y);
   sw[to + 16u * PITCH] = vec4f(w.a.z, w.b.z, w.c.z, w.d.z);
@@ -143,7 +128,7 @@ fn publishByKey(w: Square, t: u32) {
 }
 /// The weights of keys 4x … 4x + 3 for what is summed over queries.
 fn publishByQuery(w: Square, t: u32) {
-  let to = t / 8u * PITCH + (t & 7u);
+  let to = (t / 8u) % 8u * PITCH + t % 8u;
   sw[to] = w.a;
   sw[to + 8u * PITCH] = w.b;
   sw[to + 16u * PITCH] = w.c;
@@ -153,8 +138,8 @@ fn publishByQuery(w: Square, t: u32) {
 /// s + the products of queries 4y … 4y + 3 and keys 4x … 4x + 3, of the chunk in sa and sb.
 fn addProducts(before: Square, t: u32) -> Square {
   var s = before;
-  let query = t / 8u * PITCH;
-  let key = (t & 7u) * PITCH;
+  let query = (t / 8u) % 8u * PITCH;  // % proves indices within bounds, which are then not clamped
+  let key = t % 8u * PITCH;
   for (var d = 0u; d < W4; d++) {
     if (d >= p.d4) { break; }  // never: a loop that is not written out needs fewer registers
     let k0 = sb[key + d];
@@ -176,16 +161,16 @@ fn addProducts(before: Square, t: u32) -> Square {
   }
   return s;
 }
-/// o + the weights in sw × the rows in sb, of which there are `count`: rows 4y … 4y + 3 at the chunk's x-th vec4.
-fn addRows(before: Square, count: u32, t: u32) -> Square {
+/// o + the weights in sw × the rows of one side, of which there are `count`: rows 4y … 4y + 3 at the chunk's x-th vec4.
+fn addRows(before: Square, side: ptr<workgroup, Side>, count: u32, t: u32) -> Square {
   var o = before;
-  let mine = t / 8u;
-  let column = min(t & 7u, W4 - 1u);
+  let mine = (t / 8u) % 8u;
+  let column = t % 8u % W4;
   for (var i = 0u; i < 8u; i++) {
     if (4u * i >= count) { break; }
     for (var j = 0u; j < 4u; j++) {
       let w = sw[(j * 8u + i) * PITCH + mine];
-      let v = sb[(j * 8u + i) * PITCH + column];
+      let v = (*side)[(j * 8u + i) * PITCH + column];
       o.a += w.x * v;
       o.b += w.y * v;
       o.c += w.z * v;
@@ -201,8 +186,8 @@ fn scores(n: u32, j: u32, end: u32, at: u32, keep: bool, t: u32) -> Square {
   var s = Square();
   for (var c = 0u; c < CHUNKS; c++) {
     workgroupBarrier();  // all have done with what stood there
-    if (!keep) { publishA(qkvChunk(n, end, at, c, t), t); }
-    publishB(qkvChunk(j, end, c4 + at, c, t), t);
+    if (!keep) { publishChunk(loadChunk(&qkv, 3u * c4, n, end, at, c, t), &sa, t); }
+    publishChunk(loadChunk(&qkv, 3u * c4, j, end, c4 + at, c, t), &sb, t);
     workgroupBarrier();
     s = addProducts(s, t);
   }
@@ -214,8 +199,8 @@ fn scoreGradients(n: u32, j: u32, end: u32, at: u32, t: u32) -> Square {
   var s = Square();
   for (var c = 0u; c < CHUNKS; c++) {
     workgroupBarrier();
-    publishA(dyChunk(n, end, at, c, t), t);
-    publishB(qkvChunk(j, end, 2u * c4 + at, c, t), t);
+    publishChunk(loadChunk(&dy, c4, n, end, at, c, t), &sa, t);
+    publishChunk(loadChunk(&qkv, 3u * c4, j, end, 2u * c4 + at, c, t), &sb, t);
     workgroupBarrier();
     s = addProducts(s, t);
   }
@@ -224,13 +209,25 @@ fn scoreGradients(n: u32, j: u32, end: u32, at: u32, t: u32) -> Square {
 
 fn scaled(s: Square, by: vec4f) -> Square { return Square(s.a * by.x, s.b * by.y, s.c * by.z, s.d * by.w); }
 fn multiplied(s: Square, m: Square) -> Square { return Square(s.a * m.a, s.b * m.b, s.c * m.c, s.d * m.d); }
-/// exp(s − m) of the keys that exist, else 0; m is a number for each query.
-fn weights(s: Square, m: vec4f, exists: vec4<bool>) -> Square {
-  return Square(weight(s.a - m.x, exists), weight(s.b - m.y, exists), weight(s.c - m.z, exists), weight(s.d - m.w, exists));
+/// exp(s − m), m a number for each query.
+fn weights(s: Square, m: vec4f) -> Square {
+  return Square(weight(s.a - m.x), weight(s.b - m.y), weight(s.c - m.z), weight(s.d - m.w));
 }
-fn weight(v: vec4f, exists: vec4<bool>) -> vec4f {
-  let w = select(exp(v), v, (bitcast<vec4u>(v) & vec4u(0x7fffffffu)) > vec4u(0x7f800000u));  // NaN stays
-  return select(vec4f(), w, exists);
+fn weight(v: vec4f) -> vec4f {
+  return select(exp(v), v, (bitcast<vec4u>(v) & vec4u(0x7fffffffu)) > vec4u(0x7f800000u));  // NaN stays
+}
+/// Gradients of scores: w ⊙ (dp − delta), delta a number for each query.
+fn gradients(w: Square, dp: Square, delta: vec4f) -> Square {
+  return Square(w.a * (dp.a - delta.x), w.b * (dp.b - delta.y), w.c * (dp.c - delta.z), w.d * (dp.d - delta.w));
+}
+/// Of the keys that exist, else zeros; and of the queries.
+fn ofKeys(s: Square, exists: vec4<bool>) -> Square {
+  let none = vec4f();
+  return Square(select(none, s.a, exists), select(none, s.b, exists), select(none, s.c, exists), select(none, s.d, exists));
+}
+fn ofQueries(s: Square, exists: vec4<bool>) -> Square {
+  let none = vec4f();
+  return Square(select(none, s.a, exists.x), select(none, s.b, exists.y), select(none, s.c, exists.z), select(none, s.d, exists.w));
 }
 fn highest(v: vec4f, exists: vec4<bool>) -> f32 {
   let s = select(vec4f(LOWEST), v, exists);
@@ -241,49 +238,50 @@ fn four(first: u32) -> vec4u { return vec4u(first) + vec4u(0u, 1u, 2u, 3u); }
 
 @compute @workgroup_size(THREADS)
 fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let pair = wid.x + wid.y * groups.x;
+  let pair = (wid.x + wid.y * groups.x) / PARTS;
   if (pair >= p.pairs) { return; }
+  let firstChunk = (wid.x + wid.y * groups.x) % PARTS * 2u;
   let tile = tiles[pair / p.heads];
   let h = pair % p.heads;
   let c4 = p.heads * D4;
   let at = h * D4;
-  let x = t & 7u;
+  let x = t % 8u;
   let n = tile.x + t / 8u * 4u;  // the first of the thread's queries
-  var o = array<Square, CHUNKS>();
+  var o = array<Square, OWN>();
   var m = vec4f(LOWEST);
   var l = vec4f();  // of the thread's own keys
   for (var b = 0u; b < LIMIT; b++) {
     let j = tile.z + 32u * b;
     if (j >= tile.w) { break; }
     let exists = four(j + 4u * x) < vec4u(tile.w);
-    var v = qkvChunk(j, tile.w, 2u * c4 + at, 0u, t);  // is on its way meanwhile
+    var v = loadChunk(&qkv, 3u * c4, j, tile.w, 2u * c4 + at, firstChunk, t);  // is on its way meanwhile
     let s = scaled(scores(tile.x, j, tile.w, at, CHUNKS == 1u && b > 0u, t), vec4f(p.scale));
-    rows[x * PITCH + t / 8u] = vec4f(highest(s.a, exists), highest(s.b, exists), highest(s.c, exists), highest(s.d, exists));
+    partials[x * PITCH + t / 8u] = vec4f(highest(s.a, exists), highest(s.b, exists), highest(s.c, exists), highest(s.d, exists));
     workgroupBarrier();
     var next = m;
-    for (var i = 0u; i < 8u; i++) { next = max(next, rows[i * PITCH + t / 8u]); }
+    for (var i = 0u; i < 8u; i++) { next = max(next, partials[i * PITCH + t / 8u]); }
     let shrink = exp(m - next);  // what is summed so far was relative to the old maximum
     m = next;
-    var w = weights(s, m, exists);
+    var w = ofKeys(weights(s, m), exists);
     l = l * shrink + vec4f(sumOf(w.a), sumOf(w.b), sumOf(w.c), sumOf(w.d));
     if (dropout) { w = multiplied(w, masks(n, h, (j - tile.z) / 4u + x)); }
     publishByKey(w, t);
-    for (var c = 0u; c < CHUNKS; c++) {
+    for (var c = 0u; c < OWN; c++) {
       if (c > 0u) {
-        v = qkvChunk(j, tile.w, 2u * c4 + at, c, t);
+        v = loadChunk(&qkv, 3u * c4, j, tile.w, 2u * c4 + at, firstChunk + c, t);
         workgroupBarrier();
       }
-      publishB(v, t);
+      publishChunk(v, &sb, t);
       workgroupBarrier();
-      o[c] = addRows(scaled(o[c], shrink), tile.w - j, t);
+      o[c] = addRows(scaled(o[c], shrink), &sb, tile.w - j, t);
     }
   }
-  rows[x * PITCH + t / 8u] = l;
+  partials[x * PITCH + t / 8u] = l;
   workgroupBarrier();
   l = vec4f();
-  for (var i = 0u; i < 8u; i++) { l += rows[i * PITCH + t / 8u]; }
-  for (var c = 0u; c < CHUNKS; c++) {
-    let d = c * W4 + x;
+  for (var i = 0u; i < 8u; i++) { l += partials[i * PITCH + t / 8u]; }
+  for (var c = 0u; c < OWN; c++) {
+    let d = (firstChunk + c) * W4 + x;
     let out = scaled(o[c], 1.0 / l);
     if (x < W4 && d < D4) {
       if (n < tile.y) { y[n * c4 + at + d] = out.a; }
@@ -292,7 +290,7 @@ fn forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
       if (n + 3u < tile.y) { y[(n + 3u) * c4 + at + d] = out.d; }
     }
   }
-  if (x < 4u && n + x < tile.y) { lse[(n + x) * p.heads + h] = m[x] + logSum(l[x]); }
+  if (firstChunk == 0u && x < 4u && n + x < tile.y) { lse[(n + x) * p.heads + h] = m[x] + logSum(l[x]); }
 }
 
 // The derivation stands in attention.wgsl: `backwardQuery` leaves dq and delta, `backwardKey` dk and dv, both with scores and dP
@@ -311,13 +309,14 @@ fn keptOf(n: u32, end: u32, h: u32) -> vec4f {
 
 @compute @workgroup_size(THREADS)
 fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let pair = wid.x + wid.y * groups.x;
+  let pair = (wid.x + wid.y * groups.x) / PARTS;
   if (pair >= p.pairs) { return; }
+  let firstChunk = (wid.x + wid.y * groups.x) % PARTS * 2u;
   let tile = tiles[pair / p.heads];
   let h = pair % p.heads;
   let c4 = p.heads * D4;
   let at = h * D4;
-  let x = t & 7u;
+  let x = t % 8u;
   let n = tile.x + t / 8u * 4u;
   // delta = dy·y: each thread has every eighth vec4 of its four rows, and their sum is that of eight threads.
   var part = vec4f();
@@ -328,32 +327,33 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
       if (d < D4) { part[i] += dot(dy[line + d], output[line + d]); }
     }
   }
-  rows[x * PITCH + t / 8u] = part;
+  partials[x * PITCH + t / 8u] = part;
   workgroupBarrier();
   var delta = vec4f();
-  for (var i = 0u; i < 8u; i++) { delta += rows[i * PITCH + t / 8u]; }
-  if (x < 4u && n + x < tile.y) { deltaOut[(n + x) * p.heads + h] = delta[x]; }
+  for (var i = 0u; i < 8u; i++) { delta += partials[i * PITCH + t / 8u]; }
+  if (firstChunk == 0u && x < 4u && n + x < tile.y) { deltaOut[(n + x) * p.heads + h] = delta[x]; }
   let lse = keptOf(n, tile.y, h);
-  var dq = array<Square, CHUNKS>();
+  var dq = array<Square, OWN>();
   for (var b = 0u; b < LIMIT; b++) {
     let j = tile.z + 32u * b;
     if (j >= tile.w) { break; }
     let exists = four(j + 4u * x) < vec4u(tile.w);
-    let s = scores(tile.x, j, tile.w, at, false, t);
     var dp = scoreGradients(tile.x, j, tile.w, at, t);
+    let s = scores(tile.x, j, tile.w, at, false, t);
     if (dropout) { dp = multiplied(dp, masks(n, h, (j - tile.z) / 4u + x)); }
-    dp = Square(dp.a - delta.x, dp.b - delta.y, dp.c - delta.z, dp.d - delta.w);
-    publishByKey(multiplied(weights(scaled(s, vec4f(p.scale)), lse, exists), dp), t);
-    for (var c = 0u; c < CHUNKS; c++) {
-      let k = qkvChunk(j, tile.w, c4 + at, c, t);
+    publishByKey(ofKeys(gradients(weights(scaled(s, vec4f(p.scale)), lse), dp, delta), exists), t);
+    for (var c = 0u; c < OWN; c++) {
+      if (CHUNKS > 1u) {  // else sb holds k still
+        let k = loadChunk(&qkv, 3u * c4, j, tile.w, c4 + at, firstChunk + c, t);
+        workgroupBarrier();
+        publishChunk(k, &sb, t);
+      }
       workgroupBarrier();
-      publishB(k, t);
-      workgroupBarrier();
-      dq[c] = addRows(dq[c], tile.w - j, t);
+      dq[c] = addRows(dq[c], &sb, tile.w - j, t);
     }
   }
-  for (var c = 0u; c < CHUNKS; c++) {
-    let d = c * W4 + x;
+  for (var c = 0u; c < OWN; c++) {
+    let d = (firstChunk + c) * W4 + x;
     let out = scaled(dq[c], vec4f(p.scale));
     if (x < W4 && d < D4) {
       if (n < tile.y) { dqkv[n * 3u * c4 + at + d] = out.a; }
@@ -367,6 +367,11 @@ fn backwardQuery(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) gro
 @group(0) @binding(2) var<storage, read> deltaIn: array<f32>;            // [N, H]
 @group(0) @binding(5) var<storage, read_write> dkv: array<vec4f>;        // [N, 3C]
 
+/// delta likewise.
+fn deltaOf4(n: u32, end: u32, h: u32) -> vec4f {
+  let at = min(four(n), vec4u(end - 1u)) * p.heads + h;
+  return vec4f(deltaIn[at.x], deltaIn[at.y], deltaIn[at.z], deltaIn[at.w]);
+}
 /// Of a tile's keys `row` … `row` + 3, a chunk of dk or dv.
 fn storeKeys(out: Square, row: u32, end: u32, at: u32) {
   let width = 3u * p.heads * D4;
@@ -385,44 +390,46 @@ fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
   let h = pair % p.heads;
   let c4 = p.heads * D4;
   let at = h * D4;
-  let x = t & 7u;
-  const OWN = min(CHUNKS, 2u);
+  let x = t % 8u;
   var dk = array<Square, OWN>();
   var dv = array<Square, OWN>();
   for (var b = 0u; b < LIMIT; b++) {
     let first = tile.z + 32u * b;
     if (first >= tile.w) { break; }
     let n = first + t / 8u * 4u;
+    let there = four(n) < vec4u(tile.w);
+    let lse = keptOf(n, tile.w, h);
+    let delta = deltaOf4(n, tile.w, h);
     let s = scores(first, tile.x, tile.w, at, false, t);
     var dp = scoreGradients(first, tile.x, tile.w, at, t);
-    let there = four(n) < vec4u(tile.w);
-    let w = weights(scaled(s, vec4f(p.scale)), keptOf(n, tile.w, h), vec4<bool>(true));
+    let w = weights(scaled(s, vec4f(p.scale)), lse);
     var dropped = w;
     if (dropout) {
       let mask = masks(n, h, (tile.x - tile.z) / 4u + x);
       dp = multiplied(dp, mask);
       dropped = multiplied(w, mask);
     }
-    // A query beyond the end weighs nothing.
-    publishByQuery(existing(dropped, there), t);
+    publishByQuery(ofQueries(dropped, there), t);
     for (var c = 0u; c < OWN; c++) {
-      let g = dyChunk(first, tile.w, at, firstChunk + c, t);
+      if (CHUNKS > 1u) {  // else sa holds dy still
+        let g = loadChunk(&dy, c4, first, tile.w, at, firstChunk + c, t);
+        workgroupBarrier();
+        publishChunk(g, &sa, t);
+      }
       workgroupBarrier();
-      publishB(g, t);
-      workgroupBarrier();
-      dv[c] = addRows(dv[c], tile.w - first, t);
+      dv[c] = addRows(dv[c], &sa, tile.w - first, t);
     }
-    let rowsAt = min(four(n), vec4u(tile.w - 1u)) * p.heads + h;
-    let ds = Square(w.a * (dp.a - deltaIn[rowsAt.x]), w.b * (dp.b - deltaIn[rowsAt.y]),
-      w.c * (dp.c - deltaIn[rowsAt.z]), w.d * (dp.d - deltaIn[rowsAt.w]));
+    var q = loadChunk(&qkv, 3u * c4, first, tile.w, at, firstChunk, t);
     workgroupBarrier();  // all have added up dv
-    publishByQuery(existing(ds, there), t);
+    publishByQuery(ofQueries(gradients(w, dp, delta), there), t);
     for (var c = 0u; c < OWN; c++) {
-      let q = qkvChunk(first, tile.w, at, firstChunk + c, t);
+      if (c > 0u) {
+        q = loadChunk(&qkv, 3u * c4, first, tile.w, at, firstChunk + c, t);
+        workgroupBarrier();
+      }
+      publishChunk(q, &sa, t);
       workgroupBarrier();
-      publishB(q, t);
-      workgroupBarrier();
-      dk[c] = addRows(dk[c], tile.w - first, t);
+      dk[c] = addRows(dk[c], &sa, tile.w - first, t);
     }
   }
   let row = tile.x + t / 8u * 4u;
@@ -433,9 +440,4 @@ fn backwardKey(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) group
       storeKeys(dv[c], row, tile.y, 2u * c4 + at + d);
     }
   }
-}
-
-/// The lines of the queries that exist, else zeros.
-fn existing(s: Square, there: vec4<bool>) -> Square {
-  return Square(select(vec4f(), s.a, there.x), select(vec4f(), s.b, there.y), select(vec4f(), s.c, there.z), select(vec4f(), s.d, there.w));
 }

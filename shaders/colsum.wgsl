@@ -1,7 +1,7 @@
 // Column sums, y[c] = Σₙ x[n, c]: the gradient of whatever was added to every row. Two stages, so that many rows are read
 // in parallel and the order of additions is still the same in every run:
 //   partial  a thread adds the rows of one block, one vec4 wide, four rows a round
-//   finish   a thread adds the blocks' sums, and puts or adds the result where it belongs
+//   finish   a thread adds the blocks' sums, four a round too, and puts or adds the result where it belongs
 // Few rows need no first stage: `finish` then reads x itself, a row a block. On a CPU many columns need none either: `whole`
 // adds the rows of a thread's column block by block, a row a round, which is less code and half the time.
 
@@ -17,15 +17,9 @@ const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loop
 @group(0) @binding(0) var<storage, read> x: array<V>;         // [N, width]
 @group(0) @binding(1) var<storage, read_write> y: array<V>;   // partial: [blocks, width]; finish: [width]
 
-@compute @workgroup_size(64)
-fn partial(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let id = (wid.x + wid.y * groups.x) * 64u + t;
-  let block = id / p.width;
-  let column = id - block * p.width;
-  let begin = block * p.block;
-  if (begin >= p.rows) { return; }
-  let count = min(p.block, p.rows - begin);
-  var at = begin * p.width + column;
+/// x at `first` and of the rows below it, `count` in all: four loads a round, so that they are on their way together.
+fn sumDown(first: u32, count: u32) -> V {
+  var at = first;
   var sum = V();
   for (var i = 0u; i < LIMIT; i++) {
     if (i >= count / 4u) { break; }
@@ -37,18 +31,24 @@ fn partial(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: v
     sum += x[at];
     at += p.width;
   }
-  y[id] = sum;
+  return sum;
+}
+
+@compute @workgroup_size(64)
+fn partial(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let id = (wid.x + wid.y * groups.x) * 64u + t;
+  let block = id / p.width;
+  let column = id - block * p.width;
+  let begin = block * p.block;
+  if (begin >= p.rows) { return; }
+  y[id] = sumDown(begin * p.width + column, min(p.block, p.rows - begin));
 }
 
 @compute @workgroup_size(64)
 fn finish(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let column = (wid.x + wid.y * groups.x) * 64u + t;
   if (column >= p.width) { return; }
-  var sum = V();
-  for (var i = 0u; i < LIMIT; i++) {
-    if (i >= p.rows) { break; }
-    sum += x[i * p.width + column];
-  }
+  var sum = sumDown(column, p.rows);
   if (p.accumulate != 0u) { sum += y[column]; }
   y[column] = sum;
 }

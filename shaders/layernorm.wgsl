@@ -1,5 +1,5 @@
 // Layer normalisation over the last axis (Ba, Kiros, Hinton 2016): y = γ ⊙ x̂ + β, x̂ = (x − mean)·rstd, rstd = 1/√(var + ε).
-// One thread walks one row: software adapters pay for barriers, and a batch has rows enough to fill a small GPU.
+// One thread walks one row: software adapters pay for barriers. GPUs have layernorm_workgroup.wgsl.
 // Mean and variance come from one pass by Welford's update (1962), a stream for each lane of the vec4, joined at the end
 // (Chan, Golub, LeVeque 1979). Σx² − (Σx)²/C would lose the variance where |mean| ≫ deviation.
 // The backward needs x, γ and each row's (mean, rstd).

@@ -1,7 +1,8 @@
-// Layer normalisation for GPUs; layernorm.wgsl derives the formulas and has the sums for dγ and dβ. A workgroup takes four rows,
-// 32 threads side by side along each, so that neighbours read neighbours and all of a row is on its way at once: a thread a
-// row would leave a GPU of 132 multiprocessors with 32 warps for a batch of 1,024. A row's sums go through workgroup memory,
-// where each thread adds up all 32 in the same order: one barrier, and no subgroup whose size would have to be known.
+// Layer normalisation for GPUs; layernorm.wgsl derives the formulas. A workgroup takes four rows, 32 threads side by side along
+// each, so that neighbours read neighbours: a thread a row would leave a GPU of 132 multiprocessors with 32 warps for a batch
+// of 1,024. A row's sums go through workgroup memory, where each thread adds up all 32 in the same order: one barrier, and no
+// subgroup whose size would have to be known. What is added up is read four at a time: four loads on their way together,
+// where all 32 written out would take 100 registers.
 // A thread reads its part of the row again rather than hold it, since rows may be of any length; it finds it in the cache.
 
 // --- tile
@@ -10,7 +11,7 @@ const LANES = 4u;     // 1
 const SHARE = 1.0;    // 0.25: V's lanes among the four that `total` adds
 // --- end
 
-struct P { rows: u32, width: u32, eps: f32 }  // width: V in a row
+struct P { rows: u32, width: u32, eps: f32, block: u32 }  // width: V in a row; block: rows whose dγ a thread adds
 var<immediate> p: P;
 
 const LIMIT = 0xffffffffu;  // a constant bound lets the compiler prove the loops finite
@@ -38,10 +39,12 @@ var<workgroup> parts: array<vec2f, SIDE * ROWS>;  // [row][thread]: two numbers 
 
 /// How many V thread t of a row has, perhaps none.
 fn held(t: u32) -> u32 { return (p.width + SIDE - 1u - t) / SIDE; }
+/// The same of threads t … t + 3.
+fn held4(t: u32) -> vec4u { return vec4u(held(t), held(t + 1u), held(t + 2u), held(t + 3u)); }
 
 /// (mean, rstd) of the row from the moments of each thread's columns. In it all wait for each other.
 fn row_stats(m: Moments, t: u32) -> vec2f {
-  let first = t / SIDE * SIDE;
+  let first = (t / SIDE) % ROWS * SIDE;  // % proves indices within bounds, which are then not clamped
   let own = f32(held(t % SIDE));
   let own_mean = total(m.mean) / f32(LANES);
   let off = m.mean - V(own_mean);
@@ -51,16 +54,20 @@ fn row_stats(m: Moments, t: u32) -> vec2f {
   // From the first thread's mean on: that of a constant row is then exact.
   let start = parts[first].x;
   var shift = 0.0;
-  for (var i = 0u; i < SIDE; i++) {
-    if (i >= p.width) { break; }  // those beyond hold nothing; and what is written out 32 times takes 100 registers
-    shift += f32(held(i) * LANES) * (parts[first + i].x - start);
+  for (var q = 0u; q < SIDE / 4u; q++) {
+    if (4u * q >= p.width) { break; }  // those beyond hold nothing
+    let i = first + 4u * q;
+    let shares = vec4f(held4(4u * q) * LANES);
+    shift += dot(shares, vec4f(parts[i].x, parts[i + 1u].x, parts[i + 2u].x, parts[i + 3u].x) - start);
   }
   let mean = start + shift / count;
   var m2 = 0.0;
-  for (var i = 0u; i < SIDE; i++) {
-    if (i >= p.width) { break; }
-    let d = parts[first + i].x - mean;
-    m2 += parts[first + i].y + f32(held(i) * LANES) * d * d;
+  for (var q = 0u; q < SIDE / 4u; q++) {
+    if (4u * q >= p.width) { break; }
+    let i = first + 4u * q;
+    let shares = vec4f(held4(4u * q) * LANES);
+    let d = vec4f(parts[i].x, parts[i + 1u].x, parts[i + 2u].x, parts[i + 3u].x) - mean;
+    m2 += dot(shares, d * d) + dot(vec4f(1.0), vec4f(parts[i].y, parts[i + 1u].y, parts[i + 2u].y, parts[i + 3u].y));
   }
   return vec2f(mean, 1.0 / sqrt(m2 / count + p.eps));
 }
@@ -131,9 +138,10 @@ fn backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: 
   parts[t] = vec2f(total(sumG), total(sumGX));
   workgroupBarrier();
   var sums = vec2f();
-  for (var i = 0u; i < SIDE; i++) {
-    if (i >= p.width) { break; }
-    sums += parts[t / SIDE * SIDE + i];
+  for (var q = 0u; q < SIDE / 4u; q++) {
+    if (4u * q >= p.width) { break; }
+    let i = (t / SIDE) % ROWS * SIDE + 4u * q;
+    sums += (parts[i] + parts[i + 1u]) + (parts[i + 2u] + parts[i + 3u]);
   }
   let means = sums / f32(p.width * LANES);
   for (var i = 0u; i < LIMIT; i++) {
@@ -142,4 +150,44 @@ fn backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: 
     let xHat = (xb[base + i * SIDE] - V(s.x)) * s.y;
     dx[base + i * SIDE] = s.y * (g - V(means.x) - xHat * means.y);
   }
+}
+
+// dγ = Σₙ dy ⊙ x̂ and dβ = Σₙ dy, first stage: a thread adds a block of rows of its columns, four rows a round. Second stage:
+// `finish` of colsum.wgsl.
+@group(0) @binding(3) var<storage, read_write> gammaSums: array<V>;   // [blocks, width]
+@group(0) @binding(4) var<storage, read_write> betaSums: array<V>;    // [blocks, width]
+
+@compute @workgroup_size(64)
+fn parameters(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+  let id = (wid.x + wid.y * groups.x) * 64u + t;
+  let block = id / p.width;
+  let column = id - block * p.width;
+  let begin = block * p.block;
+  if (begin >= p.rows) { return; }
+  let end = min(begin + p.block, p.rows);
+  var dg = V();
+  var db = V();
+  for (var i = 0u; i < LIMIT; i++) {
+    let row = begin + 4u * i;
+    if (row >= end) { break; }
+    // Beyond the end the last row again, which counts nothing: so no load waits for a comparison.
+    let r = min(vec4u(row) + vec4u(0u, 1u, 2u, 3u), vec4u(end - 1u));
+    let at = r * p.width + column;
+    let s0 = saved[r.x];
+    let s1 = saved[r.y];
+    let s2 = saved[r.z];
+    let s3 = saved[r.w];
+    let d0 = dy[at.x];
+    let d1 = dy[at.y];
+    let d2 = dy[at.z];
+    let d3 = dy[at.w];
+    let g0 = d0 * ((xb[at.x] - V(s0.x)) * s0.y);
+    let g1 = d1 * ((xb[at.y] - V(s1.x)) * s1.y);
+    let g2 = d2 * ((xb[at.z] - V(s2.x)) * s2.y);
+    let g3 = d3 * ((xb[at.w] - V(s3.x)) * s3.y);
+    dg += (g0 + select(V(), g1, row + 1u < end)) + (select(V(), g2, row + 2u < end) + select(V(), g3, row + 3u < end));
+    db += (d0 + select(V(), d1, row + 1u < end)) + (select(V(), d2, row + 2u < end) + select(V(), d3, row + 3u < end));
+  }
+  gammaSums[id] = dg;
+  betaSums[id] = db;
 }

@@ -195,9 +195,10 @@ fn products(w: vec3u, t: u32, g: u32, sums: ptr<function, array<array<Sums, RN>,
       sb[at.x * select(LN, LK, B_ALONG_K) + at.y] = vec4h(fb[i]);
     }
     workgroupBarrier();
-    // Beyond the last: zeros that nobody reads.
-    for (var i = 0u; i < FA; i++) { fa[i] = a_vector(w, i * T + t, step + 1u); }
-    for (var i = 0u; i < FB; i++) { fb[i] = b_vector(w, i * T + t, step + 1u); }
+    if (step + 1u < steps) {
+      for (var i = 0u; i < FA; i++) { fa[i] = a_vector(w, i * T + t, step + 1u); }
+      for (var i = 0u; i < FB; i++) { fb[i] = b_vector(w, i * T + t, step + 1u); }
+    }
     for (var k = 0u; k < BK / FK; k++) {
       var left: array<Left, RM>;
       for (var i = 0u; i < RM; i++) {

@@ -203,7 +203,7 @@ struct Sums {
 fn tile_product(w: vec3u, t: u32) -> Sums {
   var s = Sums();
   let x = t % TX;
-  let y = t / TX;
+  let y = (t / TX) % TY;  // % proves an index within bounds, which is then not clamped
   let steps = (p.k + BK - 1u) / BK;
   var next = fetch(w, t, 0u);
   for (var step = 0u; step < LIMIT; step++) {
@@ -211,7 +211,7 @@ fn tile_product(w: vec3u, t: u32) -> Sums {
     workgroupBarrier();  // all have read the last tile
     publish(t, next);
     workgroupBarrier();
-    next = fetch(w, t, step + 1u);  // beyond the last: zeros that nobody reads
+    if (step + 1u < steps) { next = fetch(w, t, step + 1u); }
     for (var k = 0u; k < BK; k++) {
       let a0 = sa[k * AP + y];
       let b0 = sb[k * BP + x];
@@ -266,14 +266,14 @@ fn exists(at: vec2u, i: u32) -> bool {
   let mine = (RB == 2u || i < 8u) && (CB == 2u || (i & 4u) == 0u);
   return mine && at.x < p.m && at.y < p.n;
 }
-// 16, which the compiler cannot know.
-fn rows() -> u32 { return min(16u, p.m * 16u); }
+// One more than the last row that a thread has, which the compiler cannot know.
+fn last_row() -> u32 { return min(8u * RB - select(4u, 0u, CB == 2u), p.m * 16u); }
 
 @compute @workgroup_size(TX * TY)
 fn tiled(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let s = tile_product(w, t);
   for (var i = 0u; i < LIMIT; i++) {
-    if (i >= rows()) { break; }
+    if (i >= last_row()) { break; }
     let at = cell(w, t, i);
     if (exists(at, i)) { store4(w.z, at, biased4(at, row_of(s, i))); }
   }
@@ -284,7 +284,7 @@ fn tiled(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u3
 fn tiled_kept(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let s = tile_product(w, t);
   for (var i = 0u; i < LIMIT; i++) {
-    if (i >= rows()) { break; }
+    if (i >= last_row()) { break; }
     let at = cell(w, t, i);
     if (exists(at, i)) {
       let x = biased4(at, row_of(s, i));
@@ -299,7 +299,7 @@ fn tiled_kept(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) 
 fn ragged(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let s = tile_product(w, t);
   for (var i = 0u; i < LIMIT; i++) {
-    if (i >= rows()) { break; }
+    if (i >= last_row()) { break; }
     let at = cell(w, t, i);
     if (exists(at, i)) { store_ragged(w.z, at, biased_ragged(at, row_of(s, i))); }
   }
@@ -309,7 +309,7 @@ fn ragged(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u
 fn ragged_kept(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let s = tile_product(w, t);
   for (var i = 0u; i < LIMIT; i++) {
-    if (i >= rows()) { break; }
+    if (i >= last_row()) { break; }
     let at = cell(w, t, i);
     if (exists(at, i)) {
       let x = biased_ragged(at, row_of(s, i));

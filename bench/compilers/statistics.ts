@@ -1,116 +1,152 @@
-/** @file What compilers of GPUs say of a shader, each in its own words, made into the same few numbers. */
+/** @file What compilers of GPUs say of a kernel, each in its own words, made into the same few numbers. */
 
-/** Begins a line of record.ts: JSON of the kernel that is compiled next. */
+/** Begins a line of record.ts, before JSON of what happens next: `Said`. */
 export const MARK = "priorwork compiles ";
 
+export interface Kernel {
+  shader: string;
+  entry: string;
+  tile: Readonly<Record<string, number | string>>;
+  constants: Readonly<Record<string, number>>;
+}
+
+/** The adapter; a kernel, before its driver has it; that it is compiled; the end. */
+export type Said = { adapter: string; driver: string } | Kernel | { done: true } | { end: true };
+
+/** Numbers of a kernel. */
+export interface Statistics {
+  instructions: number;
+  /** Of a thread, in the compiler's unit. */
+  registers: number;
+  /** Stores and loads of what had no register. */
+  spills: number;
+  /** Memory of a thread, for spills and for arrays that have a computed index; in the compiler's unit. */
+  scratch: number;
+  /** What a multiprocessor holds at once, as the compiler counts it. */
+  resident: number;
+}
+
 export interface Compiler {
-  /** Of the GPU, and of the compiler. */
   name: string;
   /** The script that .ci/mesa26 makes for it. */
   script: string;
   /** What makes it talk. */
   env: Readonly<Record<string, string>>;
-  /** Registers of a thread, and the most that a thread may have. */
-  registers: RegExp;
+  /** The adapter's name: no other may answer in its place. */
+  adapter: RegExp;
+  /** Each of these is found once of every kernel; numbers of several are added. */
+  patterns: Readonly<Record<keyof Statistics, readonly RegExp[]>>;
+  /** The most registers, and what they are. */
   most: number;
-  /** Numbers of stores and loads of registers that had no place; summed. */
-  spills: readonly RegExp[];
-  /** What fits a multiprocessor at once, by registers and workgroup memory, and what it holds at most. */
-  resident: RegExp;
-  full: number;
-  unit: string;
+  registers: string;
+  resident: string;
 }
 
 export const COMPILERS: readonly Compiler[] = [
   {
-    name: "NVIDIA GA102 (Ampere), Mesa's NAK",
+    name: "NAK, for an NVIDIA GA102 (Ampere)",
     script: "run-nvidia",
     env: { NOUVEAU_CHIPSET: "172", NAK_DEBUG: "print" },
-    registers: /^Num GPRs: (\d+)/,
+    adapter: /^nvk/,
+    patterns: {
+      instructions: [/^Instruction count: (\d+)/],
+      registers: [/^Num GPRs: (\d+)/],
+      spills: [/^Spills to mem: (\d+)/, /^Fills from mem: (\d+)/],
+      scratch: [/^SLM size: (\d+)/],
+      resident: [/^Max warps\/SM: (\d+)/],
+    },
     most: 255,
-    spills: [/^Spills to mem: (\d+)/, /^Fills from mem: (\d+)/],
-    resident: /^Max warps\/SM: (\d+)/,
-    full: 48,
-    unit: "warps of 32",
+    registers: "of 255",
+    resident: "warps by registers, of 48",
   },
   {
-    name: "AMD Navi 31 (RDNA 3), Mesa's ACO",
+    name: "ACO, for an AMD Navi 31 (RDNA 3)",
     script: "run-amd",
     env: { AMDGPU_GPU_ID: "navi31", RADV_DEBUG: "shaderstats" },
-    registers: /^VGPRs: (\d+)/,
+    adapter: /navi31/,
+    patterns: {
+      instructions: [/^Instructions: (\d+)/],
+      registers: [/^VGPRs: (\d+)/],
+      spills: [/^Spilled VGPRs: (\d+)/, /^Spilled SGPRs: (\d+)/],
+      scratch: [/^Scratch size: (\d+)/],
+      resident: [/^Subgroups per SIMD: (\d+)/],
+    },
     most: 256,
-    spills: [/^Spilled VGPRs: (\d+)/],
-    resident: /^Subgroups per SIMD: (\d+)/,
-    full: 32,
-    unit: "waves",
+    registers: "of 256",
+    resident: "waves of 32 threads, of 32", // one of 64 counts two, and Mesa counts workgroup memory
   },
   {
-    name: "Apple M1, Mesa's AGX",
+    name: "AGX, for an Apple M1",
     script: "run-apple",
     env: { AGX_MESA_DEBUG: "shaderdb" },
-    registers: /^CS shader: .* (\d+) gprs,/,
-    most: 256, // of 16 bits
-    spills: [/ (\d+):\d+ spills:fills/, / \d+:(\d+) spills:fills/],
-    resident: /^CS shader: .* (\d+) threads,/,
-    full: 1024,
-    unit: "threads",
+    adapter: /^apple-m1/,
+    patterns: {
+      instructions: [/^CS shader: (\d+) instrs,/],
+      registers: [/^CS shader: .* (\d+) gprs,/],
+      spills: [/^CS shader: .* (\d+):\d+ spills:fills/, /^CS shader: .* \d+:(\d+) spills:fills/],
+      scratch: [/^CS shader: .* (\d+) scratch,/],
+      resident: [/^CS shader: .* (\d+) threads,/],
+    },
+    most: 256,
+    registers: "halves of 16 bits, of 256",
+    resident: "threads by registers, of 1024",
   },
 ];
 
 /** A kernel as one compiler made it. */
-export interface Compiled {
-  shader: string;
-  entry: string;
-  tile: Readonly<Record<string, number | string>>;
-  constants: Readonly<Record<string, number>>;
-  registers: number;
-  spills: number;
-  resident: number;
-}
+export type Compiled = Kernel & Statistics;
 
-/** What record.ts and a driver have said together, as lines. Error: it ends before its end. */
+/**
+ * What record.ts and a driver have said together, as lines. Error, with the last of them: another adapter has answered, a
+ * kernel was compiled without a word or without one of its numbers, or it ends before its end.
+ */
 export async function read(
   lines: AsyncIterable<string>,
-  { registers, spills, resident }: Compiler,
+  { adapter: expected, patterns }: Compiler,
 ): Promise<{ driver: string; kernels: Compiled[] }> {
-  const patterns = [registers, resident, ...spills];
   const kernels: Compiled[] = [];
-  let driver = "";
-  let found: (number | undefined)[] = [];
-  let open: Pick<Compiled, "shader" | "entry" | "tile" | "constants"> | undefined;
-  const close = () => {
-    const [used, resident, ...spilt] = found;
-    // Without a number it has not been compiled: a driver may know the shader from another pipeline.
-    if (open && used !== undefined) {
-      kernels.push({
-        ...open,
-        registers: used,
-        resident: resident ?? Number.NaN,
-        spills: spilt.reduce<number>((sum, n) => sum + (n ?? 0), 0),
-      });
-    }
-    open = undefined;
-    found = [];
-  };
   const last: string[] = [];
-  for await (const line of lines) {
-    if (!line.startsWith(MARK)) {
-      // The first number counts: after a shader of ours a driver may speak of one of its own.
-      if (open) for (const [i, pattern] of patterns.entries()) found[i] ??= numberIn(line, pattern);
+  let driver: string | undefined;
+  let open: Kernel | undefined;
+  let heard: string[] = [];
+  const stop = (why: string) =>
+    new Error([why, ...(open ? [`at ${open.shader}.${open.entry}`] : []), "", ...last].join("\n").trimEnd());
+  for await (const text of lines) {
+    const at = text.indexOf(MARK);
+    if (at !== 0) {
+      const line = at < 0 ? text : text.slice(0, at);
+      if (open) heard.push(line);
       last.push(line);
-      if (last.length > 20) last.shift();
-      continue;
+      if (last.length > 12) last.shift();
+      if (at < 0) continue;
     }
-    close();
-    const said = JSON.parse(line.slice(MARK.length)) as Record<string, unknown>;
-    if (said.end) return { driver, kernels };
-    if (said.driver !== undefined) driver = `${said.adapter}: ${said.driver}`;
-    else open = { tile: {}, constants: {}, ...said } as Compiled;
+    const said = JSON.parse(text.slice(at + MARK.length)) as Said;
+    if ("driver" in said) {
+      driver = `${said.adapter}: ${said.driver}`;
+      if (!expected.test(said.adapter)) throw stop(`the adapter that answers is ${driver}`);
+    } else if ("shader" in said) {
+      open = said;
+      heard = [];
+    } else if ("end" in said) {
+      if (driver === undefined || kernels.length === 0) throw stop("it has compiled nothing");
+      return { driver, kernels };
+    } else if (open) {
+      const numbers = statistics(heard, patterns);
+      if (typeof numbers === "string") throw stop(`it says nothing of ${numbers}`);
+      kernels.push({ ...open, ...numbers });
+      open = undefined;
+    }
   }
-  throw new Error(`it ended early, with\n${last.join("\n")}`);
+  throw stop("it ended early");
 }
 
-function numberIn(line: string, pattern: RegExp): number | undefined {
-  const found = pattern.exec(line);
-  return found ? Number(found[1]) : undefined;
+/** From the lines of one kernel, or which number is not there. A driver may compile a shader of its own beside it: the first counts. */
+function statistics(lines: readonly string[], patterns: Compiler["patterns"]): Statistics | string {
+  const found: Partial<Statistics> = {};
+  for (const [name, all] of Object.entries(patterns) as [keyof Statistics, readonly RegExp[]][]) {
+    const numbers = all.map((pattern) => lines.map((line) => pattern.exec(line)?.[1]).find((n) => n !== undefined));
+    if (numbers.includes(undefined)) return name;
+    found[name] = numbers.reduce((sum, n) => sum + Number(n), 0);
+  }
+  return found as Statistics;
 }

@@ -1,7 +1,7 @@
 /**
  * @file The tape: what was computed, in order, and how gradients walk back over it. A node's rule receives the gradient
- * of its output and one sink per input; it offers each sink a contribution. Contributions to one value are added; those
- * to a slice of θ are written by the kernel itself where they belong. What a node made is released as soon as its rule
+ * of its output and one sink per input; it offers each sink a contribution. Contributions to one value are added, those
+ * to a slice of θ and those of products by the kernel itself. What a node made is released as soon as its rule
  * has run: everything recorded later, hence everything that could still need it, has been walked already. A node may
  * stand for operations whose values were not kept: the walk puts them in its place, recorded anew, and goes on with them.
  */
@@ -15,8 +15,8 @@ export interface Sink {
   /** False when no parameter below wants this gradient: the rule may skip its work. */
   readonly needed: boolean;
   /**
-   * Where a kernel should write or add the contribution: a slice of θ, or what other nodes have given already; undefined
-   * means a fresh array. `rows` as in GradientSlot. Who asks must make the whole contribution there.
+   * Where a kernel may write or add the contribution: a slice of θ, or what other nodes have given already; undefined
+   * means a fresh array. `rows` as in GradientSlot. A rule that writes there writes all of its contribution, and reads nothing of it.
    */
   into(rows?: readonly number[]): Into | undefined;
   /** Hands over a contribution that this rule made (or that was written to `into()`). Dropped when not needed. */
@@ -75,7 +75,7 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
     if (!before) {
       gradients.set(input, array);
       hold(array);
-    } else if (holders.get(before.buffer) === 1) {
+    } else if (holders.get(before.buffer) === 1 && before.buffer !== array.buffer) {
       addInto(gpu, before, array.reshape(before.shape));
       free(array);
     } else {
@@ -83,7 +83,8 @@ export function walkBack(gpu: Gpu, tape: TapeNode[], loss: Tensor, seed?: NdArra
       gradients.set(input, sum);
       hold(sum);
       drop(before);
-      free(array);
+      // A rule may pass one array twice to one value: `drop` has seen to it then.
+      if (array.buffer !== before.buffer) free(array);
     }
   };
 

@@ -209,8 +209,8 @@ function launch(
   // SwiftShader hands out workgroups to its cores: small ones keep both busy.
   const threads = kind === "bundled" ? 16 : 64;
   const unrolled = kind === "software" ? 0 : 1;
-  // A tile's dk and dv are made by as many workgroups as there are 64 channels.
-  const parts = plan.family === "tiled" && entry === "backwardKey" ? Math.ceil(d / 64) : 1;
+  // A tile's results are made by as many workgroups as there are 64 channels.
+  const parts = plan.family === "tiled" ? Math.ceil(d / 64) : 1;
   gpu.dispatch({
     op: `attention.${entry}`,
     shader: family.shader,

@@ -112,7 +112,7 @@ export function layerNormBackward(
   const betaSums = empty(gpu, [blocks, c], "f32", op);
   gpu.dispatch({
     op: `${op} (parameters)`,
-    shader: "layernorm",
+    shader: family === "workgroup" ? "layernorm_workgroup" : "layernorm",
     entry: "parameters",
     tile,
     bindings: [dy, x, stats, gammaSums, betaSums],

@@ -55,6 +55,25 @@ describe("backward", () => {
     expect((await Promise.all(reads)).map(([d]) => d)).toEqual([2, 2]);
   });
 
+  test("one array that a rule passes twice to one value counts twice", async () => {
+    const engine = new Engine(gpu());
+    const { reads } = engine.step(() => {
+      const x = engine.tensor([1, 3, -2], [1, 3], { grad: true });
+      const h = ops.scale(x, 1);
+      const [gamma, beta] = [engine.tensor([1, 2, 3], [3]), engine.tensor([0, 0, 0], [3])];
+      const c = engine.tensor([1, 10, 100], [1, 3]);
+      const once = ops.sum(ops.multiply(ops.layerNorm(ops.add(h, h), gamma, beta, 1e-5), c));
+      engine.backward(once);
+      const expected = readArray(engine.gpu, engine.gradientOf(x));
+      const z = engine.tensor([1, 3, -2], [1, 3], { grad: true });
+      const g = ops.scale(z, 1);
+      engine.backward(ops.sum(ops.multiply(ops.addLayerNorm(g, g, gamma, beta, 1e-5), c)));
+      return { reads: [expected, readArray(engine.gpu, engine.gradientOf(z))] };
+    });
+    const [expected, actual] = await Promise.all(reads);
+    expectClose(actual!, expected!, { rtol: 1e-5, atol: 1e-6 });
+  });
+
   test("a product adds its gradient to what is there, and no other pass does", async () => {
     const engine = new Engine(gpu());
     const [a, b] = [randn(1, 6), randn(2, 6)];

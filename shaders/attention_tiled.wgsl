@@ -108,7 +108,7 @@ fn loadChunk(from_: ptr<storage, array<vec4f>, read>, width: u32, first: u32, en
     let row = first + (t + i * THREADS) / W4;
     let d = chunk * W4 + (t + i * THREADS) % W4;
     let v = (*from_)[min(row, end - 1u) * width + at + min(d, D4 - 1u)];
-    part[i] = select(vec4f(), v, row < end && d < D4);
+    part[i] = select(vec4f(), v, (row < end) & (d < D4));  // && would branch
   }
   return part;
 }

@@ -2,7 +2,7 @@
 // each, so that neighbours read neighbours: a thread a row would leave a GPU of 132 multiprocessors with 32 warps for a batch
 // of 1,024. A row's sums go through workgroup memory, where each thread adds up all 32 in the same order: one barrier, and no
 // subgroup whose size would have to be known. What is added up is read four at a time: four loads on their way together,
-// where all 32 written out would take 100 registers.
+// where all 32 written out took 112 registers.
 // A thread reads its part of the row again rather than hold it, since rows may be of any length; it finds it in the cache.
 
 // --- tile
@@ -58,7 +58,8 @@ fn row_stats(m: Moments, t: u32) -> vec2f {
     if (4u * q >= p.width) { break; }  // those beyond hold nothing
     let i = first + 4u * q;
     let shares = vec4f(held4(4u * q) * LANES);
-    shift += dot(shares, vec4f(parts[i].x, parts[i + 1u].x, parts[i + 2u].x, parts[i + 3u].x) - start);
+    let d = vec4f(parts[i].x, parts[i + 1u].x, parts[i + 2u].x, parts[i + 3u].x) - start;
+    shift += dot(shares, select(vec4f(), d, shares > vec4f()));  // who holds nothing has a mean of 0, and 0·∞ is NaN
   }
   let mean = start + shift / count;
   var m2 = 0.0;
@@ -67,7 +68,7 @@ fn row_stats(m: Moments, t: u32) -> vec2f {
     let i = first + 4u * q;
     let shares = vec4f(held4(4u * q) * LANES);
     let d = vec4f(parts[i].x, parts[i + 1u].x, parts[i + 2u].x, parts[i + 3u].x) - mean;
-    m2 += dot(shares, d * d) + dot(vec4f(1.0), vec4f(parts[i].y, parts[i + 1u].y, parts[i + 2u].y, parts[i + 3u].y));
+    m2 += dot(shares, select(vec4f(), d * d, shares > vec4f())) + dot(vec4f(1.0), vec4f(parts[i].y, parts[i + 1u].y, parts[i + 2u].y, parts[i + 3u].y));
   }
   return vec2f(mean, 1.0 / sqrt(m2 / count + p.eps));
 }

@@ -38,6 +38,7 @@ const zeros = (...shape: number[]) => k.empty(gpu, shape);
 
 products();
 heads();
+once(() => k.columnSum(gpu, zeros(200, 383)));
 once(() => k.softmax(gpu, zeros(64, 1536)));
 once(() => k.softmaxBackward(gpu, zeros(64, 1536), zeros(64, 1536)));
 for (const cases of [attention, layernorm, softmax, elementwise]) {

@@ -18,7 +18,7 @@ export interface Statistics {
   instructions: number;
   /** Of a thread, in the compiler's unit. */
   registers: number;
-  /** Stores and loads of what had no register. */
+  /** What had no register, as the compiler counts it (`Compiler.spilt`). */
   spills: number;
   /** Memory of a thread, for spills and for arrays that have a computed index; in the compiler's unit. */
   scratch: number;
@@ -39,6 +39,7 @@ export interface Compiler {
   /** The most registers, and what they are. */
   most: number;
   registers: string;
+  spilt: string;
   resident: string;
 }
 
@@ -57,6 +58,7 @@ export const COMPILERS: readonly Compiler[] = [
     },
     most: 255,
     registers: "of 255",
+    spilt: "stores and loads",
     resident: "warps by registers, of 48",
   },
   {
@@ -67,12 +69,13 @@ export const COMPILERS: readonly Compiler[] = [
     patterns: {
       instructions: [/^Instructions: (\d+)/],
       registers: [/^VGPRs: (\d+)/],
-      spills: [/^Spilled VGPRs: (\d+)/, /^Spilled SGPRs: (\d+)/],
+      spills: [/^Spilled VGPRs: (\d+)/],
       scratch: [/^Scratch size: (\d+)/],
       resident: [/^Subgroups per SIMD: (\d+)/],
     },
     most: 256,
     registers: "of 256",
+    spilt: "vector registers",
     resident: "waves of 32 threads, of 32", // one of 64 counts two, and Mesa counts workgroup memory
   },
   {
@@ -89,6 +92,7 @@ export const COMPILERS: readonly Compiler[] = [
     },
     most: 256,
     registers: "halves of 16 bits, of 256",
+    spilt: "stores and loads",
     resident: "threads by registers, of 1024",
   },
 ];
@@ -120,7 +124,8 @@ export async function read(
       if (last.length > 12) last.shift();
       if (at < 0) continue;
     }
-    const said = JSON.parse(text.slice(at + MARK.length)) as Said;
+    const said = parsed(text.slice(at + MARK.length));
+    if (said === undefined) throw stop(`it says half a line: ${text}`);
     if ("driver" in said) {
       driver = `${said.adapter}: ${said.driver}`;
       if (!expected.test(said.adapter)) throw stop(`the adapter that answers is ${driver}`);
@@ -149,4 +154,12 @@ function statistics(lines: readonly string[], patterns: Compiler["patterns"]): S
     found[name] = numbers.reduce((sum, n) => sum + Number(n), 0);
   }
   return found as Statistics;
+}
+
+function parsed(json: string): Said | undefined {
+  try {
+    return JSON.parse(json) as Said;
+  } catch {
+    return undefined;
+  }
 }

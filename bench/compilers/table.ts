@@ -7,12 +7,13 @@ export interface Result {
   kernels: readonly Compiled[];
 }
 
-/** A kernel that is known to spill under a compiler, at most so much. */
+/** A kernel that is known to spill under a compiler, and how much at most. */
 export interface Known {
   script: string;
   /** As `nameOf` gives it. */
   kernel: string;
-  most: number;
+  spills: number;
+  scratch: number;
 }
 
 /** Shader and entry with what the shader's text was made for; variants differ in constants. */
@@ -40,32 +41,37 @@ function worse(a: Compiled, b: Compiled): boolean {
   return a.scratch !== b.scratch ? a.scratch > b.scratch : a.registers > b.registers;
 }
 
-/** A sentence for each kernel whose registers do not do, and for each that is known to spill and no longer does. */
+/** A sentence for each kernel that spills more than is known, and for what is known and no longer so. */
 export function complaints(results: readonly Result[], known: readonly Known[]): string[] {
   const said: string[] = [];
+  const seen = new Set<Known>();
   for (const [name, kernels] of grouped(results)) {
     for (const [i, kernel] of kernels.entries()) {
       const { compiler } = results[i] as Result;
       const allowed = known.find((one) => one.script === compiler.script && one.kernel === name);
+      if (allowed) seen.add(allowed);
       const { spills = 0, scratch = 0 } = kernel ?? {};
-      if (kernel && spills === 0 && scratch === 0 && allowed)
-        said.push(`${name} no longer spills under ${compiler.name}`);
-      if (spills > (allowed?.most ?? 0) || (scratch > 0 && !allowed)) {
+      if (spills > (allowed?.spills ?? 0) || scratch > (allowed?.scratch ?? 0)) {
+        const before = allowed ? ` (known: ${allowed.spills}, ${allowed.scratch})` : "";
         said.push(
-          `${name} spills under ${compiler.name}: ${spills} stores and loads, ${scratch} of memory a thread${allowed ? ` (known: ${allowed.most})` : ""}`,
+          `${name}, by ${compiler.name}: ${spills} ${compiler.spilt} spilt, ${scratch} of memory a thread${before}`,
         );
+      } else if (allowed && spills === 0 && scratch === 0) {
+        said.push(`${name}, by ${compiler.name}: known to spill, and no longer does`);
       }
     }
   }
+  for (const one of known)
+    if (!seen.has(one)) said.push(`${one.kernel}: known to spill by ${one.script}, and not there`);
   return said;
 }
 
 /** Every kernel; as Markdown, those of which some compiler makes one that spills or takes over a quarter of its registers. */
 export function table(results: readonly Result[], markdown: boolean): string {
-  const heads = results.flatMap(({ compiler: { registers, resident } }) => [
+  const heads = results.flatMap(({ compiler: { registers, resident, spilt } }) => [
     `registers, ${registers}`,
     resident,
-    "spills",
+    `spilt ${spilt}`,
   ]);
   const large = (kernel: Compiled | undefined, i: number) =>
     (kernel?.registers ?? 0) > (results[i] as Result).compiler.most / 4 || (kernel?.spills ?? 0) > 0;

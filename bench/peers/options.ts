@@ -9,7 +9,7 @@ export const HELP = `npm run bench:peers [-- FILTER… flags]
 Tasks whose name contains a FILTER (all without one), on priorwork and on every peer that can do them, in turn.
 
   --rounds N        rounds that are timed, at least ${LEAST_ROUNDS} for the table (${LEAST_ROUNDS})
-  --burn            with burn; where cargo has not built bench/peers/burn yet, it does now: an hour and more on two cores
+  --burn            with burn; where cargo has not built bench/peers/burn yet, it does now: 17 minutes on two idle cores, an hour on busy ones
   --without PEER    leave a peer out: jax-js, tfjs-webgpu, onnxruntime-web, "PyTorch CPU"; may be given again
   --small           a rehearsal: every task at a small size, which is no measurement
   --save FILE       keep the result as JSON, written anew after every task

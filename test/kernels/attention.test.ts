@@ -68,7 +68,7 @@ const CASES: readonly (readonly [number, number, readonly number[]])[] = [
   [1, 128, [9, 3]],
   [2, 48, [1, 10]], // the second slice of a lane's vec4s is half empty
   [1, 100, [11]],
-  [1, 80, [9, 33]], // in chunks of 32 channels and parts of 64: the last chunk half empty, and none after it
+  [2, 80, [9, 33]], // in chunks of 32 channels and parts of 64: the last chunk half empty, and none after it
 ];
 const FAMILIES = ["tiled", "subgroup", "unrolled", "plain"] as const;
 const ALL = CASES.flatMap((sizes) => FAMILIES.map((family) => [family, ...sizes] as const));

@@ -46,8 +46,8 @@ export function account(
     layersBelow: (layers - 1) * activations(recompute ? c : layer),
     // its second sum and its result are used up by now
     lastLayer: activations(layer - 2 * c - 2),
-    // of GELU's output and of its input, F each; of the first LayerNorm's result, by way of the product and past it
-    gradients: activations(2 * f + 2 * c),
+    // of GELU's output and of its input, F each; of the first LayerNorm's result, to which the product adds its part
+    gradients: activations(2 * f + c),
   };
 }
 

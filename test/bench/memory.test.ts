@@ -27,8 +27,9 @@ describe("a training step", () => {
       // Above: the rounding to classes (at most 1/16), token ids, partial sums, a few buffers of 256 bytes.
       expect(peakLiveBytes / predictedBytes).toBeGreaterThan(1);
       expect(peakLiveBytes / predictedBytes).toBeLessThan(1.08);
-      // What exists and is not in use: buffers of other sizes, which cannot go before the step is submitted.
-      expect(peakBytes).toBeLessThan(1.1 * peakLiveBytes);
+      // What exists and is not in use: buffers of other sizes, which cannot go before the step is submitted. 1.1 until a
+      // product added its gradient in place: C a token less are in use since then, and as many exist.
+      expect(peakBytes).toBeLessThan(1.11 * peakLiveBytes);
       expect(peakBytes).toBeLessThan(1.1 * allowedBytes);
     }
     await steps.dispose();

@@ -1,8 +1,9 @@
 // Attention over packed sequences for GPUs: the formulas of attention.wgsl by tiles, as FlashAttention has them (Dao et al.
-// 2022; Dao 2023). A workgroup of 64 threads owns 32 rows of one head, queries or in backwardKey keys, and at most 64 channels of
-// their results, and walks the sequence 32 rows at a time. Thread (x, y) holds a square of 4 × 4 scores, of queries 4y … 4y + 3 with keys 4x … 4x + 3, and of
-// every 32 channels of the result its own rows 4y … 4y + 3 at the x-th vec4. So nothing spills: a thread with rows to itself
-// (attention.wgsl) needs 4·D registers in the backward beside all else, of 255 that it may have. A round is made of
+// 2022; Dao 2023). A workgroup of 64 threads owns 32 rows of one head, queries or in backwardKey keys, and at most 64
+// channels of their results, and walks the sequence 32 rows at a time. Thread (x, y) holds a square of 4 × 4 scores, of
+// queries 4y … 4y + 3 with keys 4x … 4x + 3, and of every 32 channels of the result its own rows 4y … 4y + 3 at the x-th
+// vec4. So nothing spills: a thread with rows to itself (attention.wgsl) needs 4·D registers in the backward beside all
+// else, of 255 that it may have. A round is made of
 //   scores     squares of q·k or dy·v, 32 channels of both sides at once: 64 multiply-adds for eight vec4s of workgroup memory
 //   weights    made of them; a row's maximum goes over its eight threads through `partials`
 //   sums       weights × rows of one side, the weights published with the summed side outermost: 16 multiply-adds for two vec4s

@@ -5,7 +5,8 @@
 // next block is on its way multiplies: thread (x, y) owns RB × CB blocks of 4 × 4, so 4·RB·CB multiply-adds of 4-vectors for
 // RB + CB loads. Blocks of one thread lie BM / RB rows and BN / CB columns apart: neighbours read neighbouring 4-vectors.
 // Loads are 4-vectors: K is a multiple of 4 (NN, NT), N (NN, TN), M (TN); matmul_register.wgsl takes the rest. What lies
-// beyond an edge along k is 0, what lies beyond the others is not stored. The structure is the one of Volkov and Demmel (2008) and all since.
+// beyond an edge along k is 0, what lies beyond the others is not stored. The structure is the one of Volkov and Demmel
+// (2008) and all since.
 
 // --- tile
 const RB = 2u;   // blocks of 4 rows a thread

@@ -63,7 +63,6 @@ function products(): void {
     const families: (Family | HalfFamily)[] = ableFamilies(gpu.adapter, layout, { M, N: 1536, K });
     if (gpu.adapter.matrixUnit) families.push(...(Object.keys(HALF_FAMILIES) as HalfFamily[]));
     for (const family of families) {
-      if (family === "subgroup" || family === "strip16" || family === "strip32" || family === "packed") continue;
       for (const N of layout === "NT" ? [1536, 1535] : [1536]) {
         const linear = { family, bias: zeros(N), residual: zeros(M, N), activation: "gelu" } as const;
         const into = { array: zeros(M, N), accumulate: true };
